@@ -131,9 +131,7 @@ def main() -> None:
     runs += [(name, k) for k in range(args.repeats) for name in left_out]
     with joined(args.device) as process:
         source = CachedClips(settings, output / 'cache', process.device, log_line=print)
-        held_out = {
-            name: source.validation(split, args.held_out) for name, split in SPLITS.items()
-        }
+        held_out = {name: source.of_split(split, args.held_out) for name, split in SPLITS.items()}
         new = new_network(settings.variant, 0).to(process.device).eval()
         rows.append({'step': 0, 'left out': 'untrained', **evaluated(new, held_out)})
         table.add(rows)

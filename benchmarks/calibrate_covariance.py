@@ -2,7 +2,8 @@
 """Fit a predictor's error model to its errors, and judge it where it was not fitted.
 
     python benchmarks/calibrate_covariance.py --seed 301 --sequences 24 --data DATA... \
-        --output r3_ros/classical/error_model.json [--model classical] [--records FOLDER]
+        --output r3_ros/classical/error_model.json [--model classical] [--checkpoint FILE] \
+        [--records FOLDER]
 
 Runs synthetic sequences of the robustness grid and recorded ones (folders with groundtruth.txt),
 compares every edge from a frame to the next, and every pose, with the truth in the unit of the
@@ -323,11 +324,17 @@ def main() -> int:
     parser.add_argument('--frames', type=int, default=FRAMES, help='of a synthetic one')
     parser.add_argument('--data', nargs='*', type=Path, default=[], metavar='FOLDER')
     parser.add_argument('--model', default='classical')
+    parser.add_argument('--checkpoint', default='', metavar='FILE', help='weights of the model')
     parser.add_argument('--records', type=Path, help='folder that keeps the runs')
     parser.add_argument('--judge-only', action='store_true', help='the constants as they are')
     parser.add_argument('--output', type=Path, help='JSON file of the error model')
     args = parser.parse_args()
-    settings = {'model.name': args.model, 'model.depth': False, 'map.enabled': False}
+    settings = {
+        'model.name': args.model,
+        'model.checkpoint': args.checkpoint,
+        'model.depth': False,
+        'map.enabled': False,
+    }
     tasks = [
         Task(cell, seed, None, args.frames) for cell, seed in draw_cells(args.seed, args.sequences)
     ] + [Task(None, 0, folder, 0) for folder in recorded(args.data)]

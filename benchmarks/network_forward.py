@@ -40,7 +40,7 @@ def cached_frames(network: PairNetwork, count: int, images: torch.Tensor) -> Fra
     entry = network.predict(network.describe(images), depth=False).cache
     slots = Slots(entry, count + 1)
     for slot in range(count):
-        slots.put(slot, entry)
+        slots.put(slot, entry.parts)
     return slots.context(count)
 
 

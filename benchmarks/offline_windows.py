@@ -21,13 +21,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'test' / 'support')]
 from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.geometry import rigid_part  # noqa: E402
 from r3_ros.core.trajectory_file import PoseList  # noqa: E402
+from r3_ros.core.unit_scale import DepthGrid  # noqa: E402
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory  # noqa: E402
 from r3_ros.offline.windows.window_images import (  # noqa: E402
     ImageWindow,
     OrderByTime,
     WindowImage,
 )
-from r3_ros.offline.windows.window_joining import DepthGrid  # noqa: E402
 from r3_ros.offline.windows.window_placement import place_windows, PredictedWindow  # noqa: E402
 from r3_ros.offline.windows.window_relations import relations_of  # noqa: E402
 from scripted_windows import (  # noqa: E402

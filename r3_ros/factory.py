@@ -57,8 +57,8 @@ def load_predictor(config: R3Config) -> Predictor:
 
         return ClassicalPredictor(config.classical, with_depth=config.model.depth)
     with _libraries_for(f"model '{config.model.name}'"):
-        from .model.loading import load_r3
-    return load_r3(config.model, config.memory)
+        from .model.loading import load_streaming
+    return load_streaming(config.model, config.memory)
 
 
 def load_metric_depth(config: R3Config) -> MetricDepth:
@@ -80,8 +80,8 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
     config.validate()
     if config.model.name == 'classical':
         raise ConfigError(
-            "offline mode needs the R3 network, model.name is 'classical': add --model r3, or "
-            'run without --mode offline'
+            "offline mode needs a network, model.name is 'classical': add --model r3 or da3_base, "
+            'or run without --mode offline'
         )
     if config.scale.source not in ('none', 'fixed'):
         raise ConfigError(
@@ -89,8 +89,8 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
             'by frame: run without --mode offline, or set scale.source to none or fixed'
         )
     with _libraries_for(f"model '{config.model.name}'"):
-        from .model.loading import load_r3_windows
-    return load_r3_windows(config.model, config.offline)
+        from .model.loading import load_windows
+    return load_windows(config.model, config.offline)
 
 
 @contextmanager

@@ -34,6 +34,9 @@ LOOP_DELAY = 10
 LOOP_ITERATIONS = 8
 LOOP_KEYFRAMES = 40
 LOOP_PAUSE = 10
+#: At the end so many keyframes are adjusted together, at most: a few seconds, and 150 MB.
+GLOBAL_KEYFRAMES = 100
+GLOBAL_ITERATIONS = 12
 
 
 T = TypeVar('T')
@@ -133,11 +136,14 @@ class Backend:
         return motions
 
     def drain(self) -> tuple[list[Motion], list[Swept]]:
-        """Wait for running jobs, and for one more adjustment and sweep."""
-        motions = []
-        for _ in range(2):
-            motions += self._merge_all(self._adjusting.take(self._step + LOOP_DELAY))
-            self._adjust()
+        """Wait for running jobs, adjust all keyframes together, and sweep once more."""
+        motions = self._merge_all(self._adjusting.take(self._step + LOOP_DELAY))
+        # A loop or a focal length may be waiting.
+        self._adjust()
+        motions += self._merge_all(self._adjusting.take(self._step + LOOP_DELAY))
+        everything = take_window(self._map, GLOBAL_KEYFRAMES)
+        if everything is not None:
+            motions += self._merge_all([adjustment_job(everything, GLOBAL_ITERATIONS)()])
         # The pause between sweeps does not matter any more.
         self._last_sweep = self._step - SWEEP_PAUSE
         self._sweep()

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from ..core.geometry import inverse, make_T
 from .bundle import adjust, BundleProblem, BundleResult
-from .landmarks import HeldFrame, Observations, SparseMap
+from .features import coverage
+from .landmarks import HeldFrame, Landmarks, LEAST_SOLID, Observations, SparseMap
 
-#: Fixed keyframes outside the window, at most.
+#: Older keyframes that share most landmarks with the newest, so many each at least; the oldest of
+#: them are fixed.
+SEEING_THE_SAME = 14
+LEAST_SHARED = 15
+HOLDING_KEYFRAMES = 7
+#: Fixed keyframes, at most, and landmarks that each shares with the free ones at least.
 FIXED_KEYFRAMES = 8
+FIXED_SHARED = 10
+#: Landmarks that determine a keyframe cover at least this share of the image's cells.
+LEAST_COVERAGE = 0.15
 #: An adjustment ends where a step reduces the loss by less than this share: the next window
 #: goes on from there.
 LEAST_GAIN = 2e-3
@@ -31,6 +41,8 @@ class AdjustmentWindow:
 
     :ivar frame_ids: of the cameras of the problem, free ones first.
     :ivar segment: of all of them.
+    :ivar recent_id: the oldest of the newest keyframes; free ones before it are those that saw
+        the same landmarks.
     :ivar newest_id: the newest free keyframe.
     :ivar slots: landmark of each point of the problem, with its generation in ``generations``.
     """
@@ -38,6 +50,7 @@ class AdjustmentWindow:
     problem: BundleProblem
     frame_ids: list[int]
     segment: int
+    recent_id: int
     newest_id: int
     slots: np.ndarray
     generations: np.ndarray
@@ -76,35 +89,80 @@ def take_window(
     focal_prior: tuple[float, float] | None = None,
     loop: Loop | None = None,
 ) -> AdjustmentWindow | None:
-    """Copy the newest keyframes, what they saw, and fixed keyframes that saw the same."""
-    landmarks, keyframes = sparse_map.landmarks, sparse_map.keyframes()
-    if len(keyframes) < 2:
-        return None
+    """Copy the newest keyframes, older ones of the same place, and fixed ones that saw the same.
+
+    Keyframes that landmarks do not determine are left out.
+    """
+    landmarks = sparse_map.landmarks
     # A loaded map is not adjusted; its keyframes are fixed.
-    own = [f for f in keyframes if not f.saved]
-    free = own[-size:] if len(keyframes) > size or len(own) < len(keyframes) else own[1:]
+    own = (f for f in reversed(sparse_map.keyframes()) if not f.saved)
+    free = list(islice((f for f in own if _is_determined(f, sparse_map)), size))[::-1]
     if not free:
         return None
+    recent_id = free[0].frame_id
+    if loop is None:
+        free = _seeing_the_same(free, sparse_map) + free
     free_ids = {f.frame_id for f in free}
-    wanted = np.zeros(len(landmarks.used), bool)
-    for frame in free:
-        wanted[frame.seen.slots[frame.seen.alive(landmarks)]] = True
-    wanted &= landmarks.solid
+    wanted = _seen_by(free, landmarks)
     others = [f for f in sparse_map.keyframes_seeing(wanted) if f.frame_id not in free_ids]
-    shared = [int(wanted[f.seen.slots[f.seen.alive(landmarks)]].sum()) for f in others]
-    # On ties the newer keyframe comes first.
-    order = sorted(range(len(others)), key=lambda i: (-shared[i], -others[i].frame_id))
-    fixed = [others[i] for i in order[:FIXED_KEYFRAMES] if shared[i] >= 10]
+    fixed = _sharing_most(others, wanted, FIXED_SHARED, FIXED_KEYFRAMES, sparse_map)
     if not fixed:
         fixed, free = [free[0]], free[1:]
         if not free:
             return None
-    return _snapshot([*free, *fixed], len(free), sparse_map, wanted, focal_prior, loop)
+    return _snapshot([*free, *fixed], len(free), recent_id, sparse_map, wanted, focal_prior, loop)
+
+
+def _seeing_the_same(newest: list[HeldFrame], sparse_map: SparseMap) -> list[HeldFrame]:
+    """Return older keyframes that are adjusted too: the camera has come back to what they saw.
+
+    The oldest that see the same are not among them: fixed, they hold the place and the scale.
+    """
+    landmarks = sparse_map.landmarks
+    wanted = _seen_by(newest, landmarks)
+    seeing = sparse_map.keyframes_seeing(wanted)
+    older = [f for f in seeing if not f.saved and f.frame_id < newest[0].frame_id]
+    chosen = _sharing_most(older, wanted, LEAST_SHARED, SEEING_THE_SAME, sparse_map)
+    return sorted(chosen, key=lambda f: f.frame_id)[HOLDING_KEYFRAMES:]
+
+
+def _sharing_most(
+    keyframes: list[HeldFrame], wanted: np.ndarray, least: int, count: int, sparse_map: SparseMap
+) -> list[HeldFrame]:
+    """Return the keyframes that saw most of the wanted landmarks, at least so many each.
+
+    Of those with equally many the newer ones come first.
+    """
+    landmarks = sparse_map.landmarks
+    shared = [int(wanted[f.seen.slots[f.seen.alive(landmarks)]].sum()) for f in keyframes]
+    order = sorted(range(len(keyframes)), key=lambda i: (-shared[i], -keyframes[i].frame_id))
+    most = (keyframes[i] for i in order if shared[i] >= least)
+    return list(islice((f for f in most if f.saved or _is_determined(f, sparse_map)), count))
+
+
+def _seen_by(keyframes: list[HeldFrame], landmarks: Landmarks) -> np.ndarray:
+    """Return the mask of the slots of landmarks that some keyframes saw."""
+    wanted = np.zeros(len(landmarks.used), bool)
+    for frame in keyframes:
+        wanted[frame.seen.slots[frame.seen.alive(landmarks)]] = True
+    return wanted & landmarks.solid
+
+
+def _is_determined(keyframe: HeldFrame, sparse_map: SparseMap) -> bool:
+    """Return whether its landmarks alone determine the pose of a keyframe.
+
+    From a few at the edge of the image an adjustment, which does not know the corners of guessed
+    depth, would get a wrong pose.
+    """
+    _, pixels = keyframe.seen.solid(sparse_map.landmarks)
+    spread = coverage(pixels, sparse_map.camera.width, sparse_map.camera.height)
+    return len(pixels) >= LEAST_SOLID and spread >= LEAST_COVERAGE
 
 
 def _snapshot(
     cameras: list[HeldFrame],
     free_count: int,
+    recent_id: int,
     sparse_map: SparseMap,
     wanted: np.ndarray,
     focal_prior: tuple[float, float] | None,
@@ -139,6 +197,7 @@ def _snapshot(
         problem,
         [f.frame_id for f in cameras],
         sparse_map.segment,
+        recent_id,
         max(f.frame_id for f in cameras[:free_count]),
         kept_slots,
         landmarks.generation[kept_slots].copy(),
@@ -185,9 +244,11 @@ def merge(window: AdjustmentWindow, result: BundleResult, sparse_map: SparseMap)
             continue
         if frame.frame_id > window.newest_id:
             motion = newest
-        elif frame.keyframe:
-            # A frame between keyframes follows the last one before it.
-            motion = corrections.get(frame.frame_id, Motion(np.eye(4)))
+        elif frame.frame_id in corrections:
+            motion = corrections[frame.frame_id]
+        elif frame.keyframe and frame.frame_id < window.recent_id:
+            motion = Motion(np.eye(4))
+        # All other frames follow the last keyframe before them.
         frame.T_world_camera = motion.of_pose(frame.T_world_camera)
     _merge_points(window, result, sparse_map, newest)
     return newest

@@ -112,9 +112,9 @@ def _measured(engine: Engine, recording: EncodedRecording) -> dict[str, Any]:
     report['floor'] = None
     if engine.config.model.name != 'classical':
         from ..model.compute_floor import compute_floor
-        from ..model.r3_predictor import R3Predictor
+        from ..model.network_predictor import NetworkPredictor
 
-        assert isinstance(engine.predictor, R3Predictor)
+        assert isinstance(engine.predictor, NetworkPredictor)
         floor = compute_floor(
             engine.predictor, lambda: len([stream.take(*image) for image in counted])
         )

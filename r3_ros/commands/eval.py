@@ -177,7 +177,12 @@ def _untrained(config: R3Config, path: Path) -> R3Config:
     from ..model.r3_predictor import R3Predictor
     from ..model.weights.checkpoint import save_network
 
-    assert isinstance(predictor, R3Predictor)
+    if not isinstance(predictor, R3Predictor):
+        predictor.close()
+        raise ConfigError(
+            f"--beside untrained: model '{config.model.name}' is not trained here; choose r3, "
+            'r3_long or r3_tiny'
+        )
     variant, size = predictor.variant, predictor.image_size
     predictor.close()
     save_network(new_network(variant, seed=0), path)

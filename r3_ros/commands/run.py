@@ -190,6 +190,8 @@ def _streamed(
     odometry = read_tum(args.odometry) if args.odometry else None
     saved = read_map(args.map) if args.map else None
     with closing(load_engine(config)) as engine:
+        for note in engine.predictor.info.notes:
+            print(f'weights: {note}', flush=True)
         if odometry is not None:
             engine.odometry.extend(odometry.stamps_ns, odometry.T_world_camera)
         with (

@@ -5,13 +5,34 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError
 from .options import add_set_option, parsed_settings, positive_int
 
-#: Clips of procedural worlds that a fine-tuning renders if no cache is named.
-_OWN_CLIPS = 500
+if TYPE_CHECKING:
+    from ..learning.training.initial_weights import InitialWeights
+    from ..learning.training.training_settings import TrainingSettings
+    from ..model.network import PairNetwork
+
+#: Settings of a fine-tuning that the user does not change: short, and close to what was learned.
+_FINETUNING: dict[str, Any] = {
+    'matching.steps': 0,
+    'joint.steps': 1000,
+    'joint.learning_rate': 5e-5,
+    'large.steps': 0,
+    'data.clips': 500,
+    'report.validate_every': 250,
+    'report.save_every': 250,
+    'report.validation_clips': 24,
+}
+#: Settings of R3 from a trained backbone: larger images, which it knows, and smaller steps.
+_FROM_BACKBONE: dict[str, Any] = {
+    'joint.learning_rate': 1e-4,
+    'joint.sizes': '252x196 252x140 196x252',
+    'large.learning_rate': 3e-5,
+    'large.sizes': '504x392 504x280 392x504',
+}
 
 
 def register(subparsers: Any) -> None:
@@ -29,10 +50,15 @@ def register(subparsers: Any) -> None:
         '--render', action='store_true',
         help='only render what the cache lacks; several processes may do so at once',
     )  # fmt: skip
-    parser.add_argument('--weights', metavar='FILE', help='initial weights, default: random ones')
+    parser.add_argument(
+        '--from', dest='initial', metavar='NAME_OR_FILE',
+        help='initial weights: a name of `r3 weights list` or a file; of da3_small, da3_base: R3 '
+        'on that backbone, its pairs new (default: random weights of r3-tiny)',
+    )  # fmt: skip
     _add_options(parser)
     parser.set_defaults(func=run_train, folders=[], video=[])
 
+    defaults = ', '.join(f'{name} {value}' for name, value in _FINETUNING.items())
     parser = subparsers.add_parser(
         'finetune',
         help='continue a training on recordings and videos',
@@ -40,14 +66,18 @@ def register(subparsers: Any) -> None:
         'camera-to-world), camera.yaml and optional depth/. A share of the steps (1 - '
         'data.recorded) uses procedural worlds, against forgetting: the cache of a training, or a '
         'small one of its own. The end of each recording is held out for validation. Videos '
-        'without truth become recordings first, by the classical predictor: OUTPUT/videos.',
+        'without truth become recordings first, by the classical predictor: OUTPUT/videos. '
+        f'Defaults that differ from `r3 train --list`: {defaults}.',
     )
     parser.add_argument('folders', metavar='DIR', nargs='*', help='recordings with truth')
     parser.add_argument(
         '--video', metavar='PATH', action='append', default=[],
         help='a video, bag or folder of images in order, without truth; may be repeated',
     )  # fmt: skip
-    parser.add_argument('--weights', metavar='FILE', required=True, help='initial weights')
+    parser.add_argument(
+        '--from', dest='initial', metavar='NAME_OR_FILE', default='r3_tiny',
+        help='initial weights: a name of `r3 weights list` or a file (default: r3_tiny)',
+    )  # fmt: skip
     parser.add_argument('--config', metavar='CONFIG', help='settings as YAML, see r3 train --list')
     _add_options(parser)
     parser.set_defaults(func=run_finetune, render=False)
@@ -69,41 +99,35 @@ def run_train(args: argparse.Namespace) -> int:
     from ..core.parameter_fields import parameters
 
     if args.list:
-        for parameter in parameters(_settings(args)):
+        for parameter in parameters(_settings(args, {})):
             unit = f' {parameter.meta.unit}' if parameter.meta.unit else ''
             print(f'{parameter.name}: {parameter.value}{unit}\n    {parameter.meta.help}')
         return 0
-    return _train(args, _settings(args))
+    return _train(args, {})
 
 
 def run_finetune(args: argparse.Namespace) -> int:
-    from ..core.parameter_fields import updated
-
     if not args.folders and not args.video:
         raise ConfigError('name folders with images and groundtruth.txt, or --video')
-    settings = _settings(args)
-    changes: dict[str, Any] = {'matching.steps': 0, 'large.steps': 0}
-    if not args.cache:
-        changes['data.clips'] = min(settings.data.clips, _OWN_CLIPS)
-    return _train(args, updated(settings, changes))
+    return _train(args, _FINETUNING)
 
 
-def _train(args: argparse.Namespace, settings: Any) -> int:
+def _train(args: argparse.Namespace, defaults: dict[str, Any]) -> int:
     from ..learning.training.cached_clips import CachedClips
-    from ..learning.training.initial_weights import weights_to_tune
     from ..learning.training.processes import joined
-    from ..learning.training.recordings import RecordedClips
-    from ..learning.training.trainer import require_state, Trainer
+    from ..learning.training.recordings import RecordedClips, Recording
+    from ..learning.training.trainer import require_state, Trainer, WEIGHTS
     from ..learning.training.video_labels import labelled_videos
+    from ..model.weights.checkpoint import LICENCE, ORIGIN
 
     if not args.output and not (args.render and args.cache):
         raise ConfigError('name a folder for the training with --output')
     output = Path(args.output or '')
     if not args.render:
         require_state(output, args.resume)
-        output.mkdir(parents=True, exist_ok=True)
-    network = weights_to_tune(Path(args.weights), settings.variant) if args.weights else None
-    folders, videos = ([Path(name) for name in names] for names in (args.folders, args.video))
+    # Before hours of work, everything that can be wrong.
+    settings, network, initial = _beginning(args, defaults)
+    recordings = [Recording(Path(name)) for name in args.folders]
     say = partial(print, flush=True)
     with joined(args.device) as process:
         here = process.device, process.rank
@@ -112,19 +136,61 @@ def _train(args: argparse.Namespace, settings: Any) -> int:
         if args.render:
             worlds.render()
             return 0
+        output.mkdir(parents=True, exist_ok=True)
+        videos = [Path(name) for name in args.video]
         if videos:
-            folders += labelled_videos(videos, output / 'videos', report)
-        source = RecordedClips(settings, folders, worlds, *here) if folders else worlds
-        trainer = Trainer(settings, source, process, output, say, network)
+            recordings += map(Recording, labelled_videos(videos, output / 'videos', report))
+        source: CachedClips | RecordedClips = worlds
+        if recordings:
+            report('\n'.join(recording.summary for recording in recordings))
+            source = RecordedClips(settings, recordings, network, worlds, *here)
+        provenance = None
+        if initial is not None:
+            provenance = initial.provenance
+            report(f'from {provenance[ORIGIN]}, licence {provenance[LICENCE]}')
+            if initial.is_backbone:
+                report(f'{settings.variant} on that backbone: the weights of pairs are new')
+            if process.is_main:
+                initial.write_error_model(output / WEIGHTS)
+        trainer = Trainer(settings, source, process, output, say, network, provenance)
         trainer.run(args.until, args.minutes * 60 if args.minutes else None)
+        report(
+            f'to run with it: r3 run INPUT -o OUT --model {_model_name(settings.variant)} '
+            f'--set model.checkpoint={output / WEIGHTS}'
+        )
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Any:
-    from ..core.parameter_fields import updated
-    from ..learning.training.training_settings import load_settings, TrainingSettings
+def _beginning(
+    args: argparse.Namespace, defaults: dict[str, Any]
+) -> tuple[TrainingSettings, PairNetwork, InitialWeights | None]:
+    """Return the settings, the network to be trained, and the weights that it has from a file."""
+    from ..learning.training.initial_weights import new_network, read_initial_weights
 
-    changes = parsed_settings(args.set, TrainingSettings())
+    if args.initial is None:
+        settings = _settings(args, defaults)
+        return settings, new_network(settings.variant, settings.seed), None
+    initial = read_initial_weights(args.initial)
+    defaults = {**defaults, **(_FROM_BACKBONE if initial.is_backbone else {})}
+    settings = _settings(args, {**defaults, 'variant': initial.variant})
+    if settings.variant != initial.variant:
+        raise ConfigError(
+            f"parameter 'variant' is {settings.variant!r}, and {args.initial} are weights for "
+            f'{initial.variant}: leave it out'
+        )
+    return settings, initial.network(settings.seed), initial
+
+
+def _settings(args: argparse.Namespace, defaults: dict[str, Any]) -> TrainingSettings:
+    from ..core.parameter_fields import load_config, updated
+    from ..learning.training.training_settings import TrainingSettings
+
+    settings = updated(TrainingSettings(), defaults)
     if args.config:
-        return load_settings(args.config, changes)
-    return updated(TrainingSettings(), changes)
+        settings = load_config(args.config, settings)
+    return updated(settings, parsed_settings(args.set, TrainingSettings()))
+
+
+def _model_name(variant: str) -> str:
+    """Return the ``model.name`` under which a network is used."""
+    return 'r3_tiny' if variant == 'r3-tiny' else 'r3'

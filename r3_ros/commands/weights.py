@@ -9,7 +9,9 @@ from typing import Any
 
 from ..core.errors import ModelError
 from ..model.weights.catalogue import (
+    allows_commercial_use,
     CATALOGUE,
+    entry_of,
     find_weights,
     known,
     local_path,
@@ -17,6 +19,7 @@ from ..model.weights.catalogue import (
     PublishedWeights,
     recorded_digest,
     sha256_of,
+    UNKNOWN,
     weights_folder,
 )
 from .options import print_rows, size_text
@@ -58,17 +61,21 @@ def register(subparsers: Any) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    row = '{:<16} {:<9} {:<13} {:<11} {}'
-    print(row.format('name', 'here', 'licence', 'commercial', 'purpose'))
+    row = '{:<16} {:<9} {:<18} {:<9} {}'
+    print(row.format('name', 'may ship', 'licence', 'here', 'purpose'))
     elsewhere = []
-    for name, weights in CATALOGUE.items():
-        path = find_weights(name)
+    # A stable sort: those that may be shipped in a product first.
+    for weights in sorted(CATALOGUE.values(), key=lambda entry: not entry.commercial_use):
+        path = find_weights(weights.name)
         if path and not weights.included and path.parent != weights_folder():
-            elsewhere.append(f'{name} is in the Hugging Face cache: {path}')
+            elsewhere.append(f'{weights.name} is in the Hugging Face cache: {path}')
         state = size_text(path.stat().st_size) if path else 'absent'
-        commercial = 'yes' if weights.commercial_use else 'no'
-        print(row.format(name, state, weights.licence, commercial, weights.purpose))
+        use = 'yes' if weights.commercial_use else 'no'
+        print(row.format(weights.name, use, weights.licence, state, weights.purpose))
     print(f'\nFolder: {weights_folder()}', *elsewhere, sep='\n')
+    print(
+        'may ship: whether the licence allows use in a product; docs/weights.md tells its source'
+    )
     print('`r3 weights get NAME` shows the licence of one, asks, and fetches it.')
     return 0
 
@@ -80,6 +87,8 @@ def run_get(args: argparse.Namespace) -> int:
     if weights.included:
         raise ModelError(f'the weights {weights.name} come with this package: nothing to fetch')
     target = local_path(weights.name, weights_folder())
+    if weights.is_pickle:
+        raise ModelError(missing_message(weights.name))
     _print_licence(weights)
     try:
         here = sha256_of(target) if target.exists() else None
@@ -128,19 +137,37 @@ def run_check(args: argparse.Namespace) -> int:
             'was recorded; remove it and fetch it again'
         )
     print(f'{path}: a whole {loaded.variant} network', *loaded.notes, sep='\n')
+    entry = entry_of(path)
     origin = f'{"as" if recorded else "none"} recorded by r3 weights get'
-    if name in CATALOGUE and CATALOGUE[name].included:
+    if entry is not None and entry.included:
         origin = 'of this package'
     print(f'SHA-256 {loaded.sha256}, {origin}')
+    if entry is not None:
+        print_rows([('licence', _licence_text(entry.licence))], 9)
+    elif loaded.origin:
+        rows = [('from', loaded.origin), ('licence', _licence_text(loaded.licence))]
+        print_rows(rows, 9)
+    else:
+        print_rows([('licence', _licence_text(UNKNOWN))], 9)
     return 0
 
 
+def _licence_text(licence: str) -> str:
+    if licence == UNKNOWN:
+        return 'unknown: nothing here says where these weights come from'
+    if not licence:
+        return 'yours to choose'
+    if allows_commercial_use(licence):
+        return f'{licence}: commercial use is allowed'
+    return f'{licence}: not for commercial use'
+
+
 def _print_licence(weights: PublishedWeights) -> None:
-    use = 'commercial use is allowed' if weights.commercial_use else 'not for commercial use'
     rows = [
         ('weights', f'{weights.name} ({weights.purpose})'),
         ('from', f'{weights.page}, {weights.filename}'),
-        ('licence', f'{weights.licence}: {use}'),
+        ('licence', _licence_text(weights.licence)),
+        ('read in', weights.source),
         ('note', weights.note),
     ]
     print_rows((row for row in rows if row[1]), 9)

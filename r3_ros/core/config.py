@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from .errors import ConfigError
 from .parameter_fields import flattened, group, live, param, parameters
 
-MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny')
+#: Networks that relate several views of a scene in one pass.
+MULTI_VIEW_NAMES = ('da3_small', 'da3_base', 'da3_large', 'da3_giant')
+MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny', *MULTI_VIEW_NAMES)
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 #: Long side of the images that R3 can process, in pixels, and that of the published weights.
 SMALLEST_IMAGE, LARGEST_IMAGE, PUBLISHED_IMAGE = 112, 1008, 504
@@ -92,19 +94,22 @@ class ModelConfig:
     name: str = param(
         'classical',
         'the predictor; r3 and r3_long are the network with the published weights of that name, '
-        'r3_tiny is the small one that comes with this package',
+        'r3_tiny is the small one that comes with this package; da3_*: Depth Anything 3',
         choices=MODEL_NAMES,
     )
     checkpoint: str = param(
-        '', 'weights file (.safetensors) for R3, of any size; empty: found by model.name'
+        '', 'weights file (.safetensors) for the network, of any size; empty: found by model.name'
+    )
+    context_frames: int = param(
+        7, 'da3_*: context frames in one pass with a new frame, at most', 3, 64, 'frames'
     )
     image_size: int = param(
-        0, 'long side in R3, a multiple of 14 from 112; for r3_tiny that of a 4:3 image, others '
-        'get its area; 0: as trained', 0, LARGEST_IMAGE, 'pixels',
+        0, 'long side in networks, a multiple of 14 from 112; for r3_tiny that of a 4:3 image, '
+        'others get its area; 0: as trained', 0, LARGEST_IMAGE, 'pixels',
     )  # fmt: skip
     precision: str = param(
         'auto',
-        'precision of R3; auto: fp32 on a CPU, bf16 on a GPU that supports it, else fp16',
+        'precision of the network; auto: fp32 on a CPU, bf16 on a GPU that supports it, else fp16',
         choices=PRECISIONS,
     )
     depth: bool = param(True, 'compute dense depth; off saves time where only poses are needed')
@@ -125,11 +130,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Memory limits of R3: 23 MiB a frame at 504x280 in bf16, twice as much in fp32."""
+    """Memory limits of the networks. A frame of R3 takes 23 MiB at 504x280 in bf16."""
 
     max_gpu_mib: int = param(
         2048,
-        'cached frames on the device of R3, allocated with the first; its context must fit',
+        'cached frames on the device of a network, allocated with the first; a context must fit',
         16,
         1_048_576,
         'MiB',
@@ -163,7 +168,7 @@ class ClassicalConfig:
 
 @dataclass(frozen=True)
 class OfflineConfig:
-    """``r3 run --mode offline``: R3 with full context, window by window."""
+    """``r3 run --mode offline``: a network with full context, window by window."""
 
     window_frames: int = param(
         32,

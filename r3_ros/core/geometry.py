@@ -137,6 +137,13 @@ def inverse_similarity(S: np.ndarray) -> np.ndarray:
     return inverted
 
 
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the lower weighted median of (N,) values."""
+    order = np.argsort(values)
+    cumulated = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(cumulated, 0.5 * cumulated[-1])])
+
+
 def unproject(
     depth: np.ndarray, fx: float, fy: float, cx: float, cy: float, stride: int = 1
 ) -> np.ndarray:

@@ -42,6 +42,18 @@ class Pairs(NamedTuple):
         return torch.cat([self.translation, self.quaternion, logits], dim=-1)
 
 
+def camera_poses(encodings: Tensor) -> Tensor:
+    """Return the (..., 4, 4) motions of (..., 9) pose encodings; NaN for a zero quaternion."""
+    q = F.normalize(encodings[..., 3:7], dim=-1, eps=0.0)
+    x, y, z, w = q.unbind(-1)
+    zero = torch.zeros_like(w)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    R = torch.eye(3, device=q.device) + 2 * (w[..., None, None] * cross + cross @ cross)
+    T = torch.eye(4, device=q.device).expand(*w.shape, 4, 4).clone()
+    T[..., :3, :3], T[..., :3, 3] = R, encodings[..., :3]
+    return T
+
+
 def _mlp(width_in: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
 

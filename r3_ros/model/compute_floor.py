@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 import math
 import time
+from typing import Any
 
 import torch
 from torch.nn.attention import sdpa_kernel, SDPBackend
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .layers import linear, ONEDNN_LINEAR
 from .loading import DTYPES
-from .r3_predictor import R3Predictor
+from .network_predictor import NetworkPredictor
 
 _ROUNDS = 12
 #: Side of the matrices, and size of the copy: large enough for the full rate, and for no cache.
@@ -64,7 +65,7 @@ class ComputeFloor:
         }
 
 
-def compute_floor(predictor: R3Predictor, frames: Callable[[], int]) -> ComputeFloor:
+def compute_floor(predictor: NetworkPredictor[Any], frames: Callable[[], int]) -> ComputeFloor:
     """Count the operations of frames and measure the machine.
 
     :param frames: processes some frames with the predictor and returns their number.

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from .layers import EPSILON, FREQUENCY_BASE, in_float32, LayerNorm, linear
 from .variants import DepthHeadConfig, PATCH
 
+#: Frames in one call of the depth head, whose full-size maps are large.
+HEAD_FRAMES = 4
 #: Channels of the last hidden layer of every branch.
 BRANCH_CHANNELS = 32
 #: Strength of the position embedding.

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+import json
 import os
 from pathlib import Path
 
 import torch
 
-from ..core.config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
+from ..core.config import (
+    MemoryConfig,
+    ModelConfig,
+    MULTI_VIEW_NAMES,
+    OfflineConfig,
+    PUBLISHED_IMAGE,
+)
 from ..core.datatypes import ModelInfo
 from ..core.error_model import ErrorModel
 from ..core.errors import CheckpointError, ModelError
 from .cache.frame_memory import CacheBudget
 from .metric_predictor import MetricPredictor
+from .multi_view import MultiViewNetwork
+from .multi_view_predictor import MultiViewPredictor
 from .network import MetricNetwork, PairNetwork, R3Network
 from .r3_predictor import R3Predictor
-from .r3_window_predictor import R3WindowPredictor
-from .weights.catalogue import CATALOGUE, find_weights, missing_message
+from .weights.catalogue import CATALOGUE, find_weights, missing_message, model_weights
 from .weights.checkpoint import load_network
+from .window_predictor import NetworkWindowPredictor
 
 #: Types by the names that the configuration uses.
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 #: The metric network among the published weights.
-METRIC_WEIGHTS = 'da3metric-large'
+METRIC_WEIGHTS = 'da3metric_large'
 _MIB = 2**20
 #: Networks too small for several threads on a CPU.
 _SMALL = ('r3-tiny',)
 #: Of the file beside weights that holds their error model (benchmarks/calibrate_covariance.py).
 ERRORS_SUFFIX = '.errors.json'
+#: Entry of that file: the weights that it was fitted to, if those were trained further.
+INHERITED = 'fitted_to'
 #: GPUs from this compute capability on multiply bfloat16 at full speed.
 _BF16_CAPABILITY = (8, 0)
 
 
-def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
+def load_streaming(config: ModelConfig, memory: MemoryConfig) -> R3Predictor | MultiViewPredictor:
     """Load the configured weights and return the predictor of a stream.
 
     :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
@@ -41,24 +53,46 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     network, info, device, config = _load(config)
     if config.cuda_graphs and not isinstance(network, R3Network):
         raise ModelError(
-            f'model.cuda_graphs is on, and {network.config.name} reads back from the device '
-            'within a step, which no graph can: turn it off'
+            'model.cuda_graphs is only for r3 and r3_long: r3_tiny reads back from the device '
+            'within a step, and no other network has graphs; turn it off'
         )
     budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
-    predictor = R3Predictor(network, info, config, budget, device, memory.recomputed_per_frame)
-    errors = _weights_path(config).with_suffix(ERRORS_SUFFIX)
-    if errors.is_file():
-        predictor.error_model = ErrorModel.read(errors)
+    predictor: R3Predictor | MultiViewPredictor
+    if isinstance(network, MultiViewNetwork):
+        predictor = MultiViewPredictor(network, info, config, budget, device)
+    else:
+        recomputed = memory.recomputed_per_frame
+        predictor = R3Predictor(network, info, config, budget, device, recomputed)
+    _add_error_model(predictor, _weights_path(config).with_suffix(ERRORS_SUFFIX))
     return predictor
 
 
-def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPredictor:
+def _add_error_model(predictor: R3Predictor | MultiViewPredictor, file: Path) -> None:
+    """Take the error model beside the weights, and note where it does not belong to them.
+
+    :raises CheckpointError: the file is no error model.
+    """
+    note = f'covariances are guesses: there is no {file.name} beside the weights'
+    if file.is_file():
+        try:
+            predictor.error_model = ErrorModel.read(file)
+            fitted_to = json.loads(file.read_text()).get(INHERITED)
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise CheckpointError(f'{file} is no error model ({error}): remove it') from error
+        if fitted_to is None:
+            return
+        note = f'covariances were fitted to {fitted_to}, not to what was trained from it'
+    info = predictor.info
+    predictor.info = replace(info, notes=(*info.notes, note))
+
+
+def load_windows(config: ModelConfig, offline: OfflineConfig) -> NetworkWindowPredictor:
     """Load the configured weights and return the predictor of windows.
 
     :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
     network, info, device, config = _load(config)
-    return R3WindowPredictor(network, info, config, offline.max_memory_mib * _MIB, device)
+    return NetworkWindowPredictor(network, info, config, offline.max_memory_mib * _MIB, device)
 
 
 def load_metric(config: ModelConfig) -> MetricPredictor:
@@ -68,31 +102,36 @@ def load_metric(config: ModelConfig) -> MetricPredictor:
     """
     device = choose_device(config.device)
     dtype = DTYPES[choose_precision(config.precision, device)]
-    path = _found_weights(METRIC_WEIGHTS, "scale.source 'model' takes its scale from them")
+    path = _found_weights([METRIC_WEIGHTS], "scale.source 'model' takes its scale from them")
     variant = CATALOGUE[METRIC_WEIGHTS].variant
     network = load_network(path, variant=variant, dtype=dtype, device=device).network
     assert isinstance(network, MetricNetwork)
     return MetricPredictor(network, device)
 
 
-def _load(config: ModelConfig) -> tuple[PairNetwork, ModelInfo, torch.device, ModelConfig]:
-    """Return R3 with its device, and the configuration with the image size that applies."""
+def _load(
+    config: ModelConfig,
+) -> tuple[PairNetwork | MultiViewNetwork, ModelInfo, torch.device, ModelConfig]:
+    """Return the network with its device, and the configuration with the image size it needs."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     path = _weights_path(config)
     loaded = load_network(path, dtype=DTYPES[precision], device=device)
-    if not isinstance(loaded.network, PairNetwork):
+    network, several_views = loaded.network, config.name in MULTI_VIEW_NAMES
+    if not isinstance(network, MultiViewNetwork if several_views else PairNetwork):
         raise CheckpointError(
-            f'{path} holds the network {loaded.variant}, which predicts no pairs of frames: set '
-            'model.checkpoint to a file of R3'
+            f'{path} holds the network {loaded.variant}, which is not for model.name '
+            f"'{config.name}': change one of model.checkpoint and model.name"
         )
     # Small products of several threads, which wait actively for one another, take seven times the
     # CPU time and are slower if other processes need the cores.
     if device.type == 'cpu' and loaded.variant in _SMALL and 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(1)
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
-    size = config.image_size or loaded.image_size or PUBLISHED_IMAGE
-    return loaded.network, info, device, replace(config, image_size=size)
+    size = config.image_size or loaded.image_size
+    if not size:
+        size = network.image_size if isinstance(network, MultiViewNetwork) else PUBLISHED_IMAGE
+    return network, info, device, replace(config, image_size=size)
 
 
 def choose_device(name: str) -> torch.device:
@@ -123,11 +162,11 @@ def choose_precision(name: str, device: torch.device) -> str:
 def _weights_path(config: ModelConfig) -> Path:
     if config.checkpoint:
         return Path(os.path.expanduser(config.checkpoint))
-    return _found_weights(config.name, 'or name a file with model.checkpoint')
+    return _found_weights(model_weights(config.name), 'or name a file with model.checkpoint')
 
 
-def _found_weights(name: str, hint: str) -> Path:
-    path = find_weights(name)
+def _found_weights(names: Sequence[str], hint: str) -> Path:
+    path = next(filter(None, map(find_weights, names)), None)
     if path is None:
-        raise ModelError(f'{missing_message(name)}; {hint}')
+        raise ModelError(f'{missing_message(names[0])}; {hint}')
     return path

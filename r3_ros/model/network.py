@@ -16,17 +16,18 @@ import re
 import torch
 from torch import nn, Tensor
 
+from ..core.config import PUBLISHED_IMAGE
 from ..core.errors import FrameError
-from ..input.network_input import IMAGENET_MEAN, IMAGENET_STD
+from ..core.resize_geometry import Geometry
+from ..input.network_input import da3_geometry, IMAGENET_MEAN, IMAGENET_STD
 from .backbone import Backbone, KeyValues, Taps, Tokens
-from .camera_head import CameraDecoder, PairHead, Pairs, PoseEncoder
-from .depth_head import DenseDepth, DualHead, MetricHead, MonoDepth
+from .camera_head import camera_poses, CameraDecoder, PairHead, Pairs, PoseEncoder
+from .depth_head import DenseDepth, DualHead, HEAD_FRAMES, MetricHead, MonoDepth
 from .layers import in_float32
+from .multi_view import FrameFeatures, MultiViewNetwork, Views
+from .pass_memory import pass_bytes
 from .reference_view import choose_reference
 from .variants import HEAD_CHANNELS, NetworkConfig, PATCH
-
-#: Frames in one call of the depth head, whose full-size maps are large.
-HEAD_FRAMES = 4
 
 #: Parameters that stay float32 in every precision: norms and scales, and the last layers of
 #: branches whose outputs are exponentiated or angles.
@@ -60,6 +61,23 @@ class FrameCache:
         """Size of all tensors."""
         tensors = [t for kv in self.key_values for t in (kv.keys, kv.values)]
         return sum(t.nbytes for t in (*tensors, *self.pair_features))
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """A copy of keys and values (L, 2, B, h, N, P, d), L blocks; and the pair features."""
+        layers = [torch.stack([kv.keys, kv.values]) for kv in self.key_values]
+        return torch.stack(layers), *self.pair_features
+
+    @property
+    def frame_dimensions(self) -> tuple[int, ...]:
+        """The dimension of the frames in each part."""
+        return 4, *(1 for _ in self.pair_features)
+
+    def with_parts(self, parts: Sequence[Tensor]) -> FrameCache:
+        """Return the cache of other frames, in the memory of these parts."""
+        keys_and_values, *features = parts
+        layers = tuple(KeyValues(*layer.unbind()) for layer in keys_and_values)
+        return FrameCache(layers, tuple(features))
 
     def features_with(self, own: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return (B, N + S, ...) pair features, with those (B, S, ...) of the frames of a call."""
@@ -153,6 +171,14 @@ class _AnyView(_Network):
         :raises FrameError: wrong shape or type.
         """
         return self.backbone.describe(normalised(images, dimensions=5))
+
+    def pass_bytes(self, width: int, height: int, frames: int, depth: bool = True) -> int:
+        """Return an upper bound of the peak memory of a pass, without the weights.
+
+        :param width: of the images, in pixels; ``height`` likewise.
+        """
+        size = self.backbone.patch_embed.proj.weight.element_size()
+        return pass_bytes(self.config, height // PATCH, width // PATCH, frames, size, depth)
 
     def _dense(self, features: Sequence[Tensor], tokens: Tokens, rays: bool) -> DenseDepth:
         """Run the head on (B, S, h*w, D) taps, a few frames at a time; returns (B, S, ...)."""
@@ -276,14 +302,17 @@ class R3Network(PairNetwork):
         return Prediction(fov, pairs, entries, feature, *(dense or ()))
 
 
-class DA3Network(_AnyView):
+class DA3Network(_AnyView, MultiViewNetwork):
     """Plain Depth Anything 3, any view: depth and poses relative to a chosen reference view.
 
     Source: arXiv 2511.10647.
     """
 
+    image_size = PUBLISHED_IMAGE
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
+        self.descriptor_size = config.backbone.width
         self.cam_dec = CameraDecoder(config.backbone.feature_width)
         self.cam_enc = PoseEncoder(config.backbone.width)
 
@@ -292,9 +321,33 @@ class DA3Network(_AnyView):
 
         :raises FrameError: wrong shape or type of the images.
         """
-        described = self.describe(images)
+        return self._predict(self.describe(images), rays)
+
+    def geometry(self, width: int, height: int, image_size: int) -> Geometry:
+        """Return the geometry of Depth Anything 3's rule."""
+        return da3_geometry(width, height, image_size)
+
+    def encode(self, images: Tensor) -> FrameFeatures:
+        """Run the blocks before the first with camera tokens on (S, 3, H, W) images."""
+        seen = self.describe(images[None])
+        tensors = seen.tokens[0], seen.class_token[0]
+        return FrameFeatures(tensors, seen.descriptor[0], seen.rows, seen.columns)
+
+    def relate(self, features: FrameFeatures) -> Views:
+        """Predict the frames; the reference view is chosen among three or more."""
+        (tokens, class_token), described = features.tensors, features.descriptor[None]
+        seen = Tokens(tokens[None], described, class_token[None], features.rows, features.columns)
+        prediction = self._predict(seen, rays=False)
+        return Views(
+            camera_poses(prediction.encodings[0]),
+            prediction.encodings[0, :, 7:],
+            prediction.depth[0],
+            prediction.confidence[0],
+        )
+
+    def _predict(self, described: Tokens, rays: bool) -> AbsolutePrediction:
         reference = choose_reference(described.class_token)
-        views = torch.arange(images.shape[1], device=reference.device)
+        views = torch.arange(described.tokens.shape[1], device=reference.device)
         is_reference = (views == reference[:, None])[..., None]  # (B, S, 1)
         roles = self.backbone.camera_token
         camera_tokens = torch.where(is_reference, roles[:, :1], roles[:, 1:])

@@ -6,11 +6,10 @@ and values of the context frames chosen by the engine.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 import math
 from typing import TypeVar
 
@@ -21,25 +20,24 @@ from torch import Tensor
 from ..core.config import MemoryConfig, ModelConfig
 from ..core.datatypes import (
     DepthMap,
-    DeviceMemory,
     Edge,
     Frame,
     FramePrediction,
-    Intrinsics,
     KnownKeyframe,
     ModelInfo,
     SparseLandmarks,
 )
-from ..core.error_model import ErrorModel
-from ..core.errors import DeviceMemoryError, FrameError, ModelError
+from ..core.errors import FrameError
 from ..core.geometry import inverse, T_from_quat
-from ..core.resize_geometry import Geometry, image_size
+from ..core.resize_geometry import Geometry
 from ..input.network_input import area_geometry, intrinsics_from_fov, r3_geometry
 from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
 from .device_errors import device_errors
+from .multi_view import MultiViewNetwork
 from .network import FrameCache, PairNetwork, Prediction
+from .network_predictor import finite_depth, NetworkPredictor, NOT_FINITE
 from .step_graphs import StepGraphs
 from .transfers import fetched, uploaded
 from .variants import CameraOutput
@@ -53,30 +51,15 @@ _RESTORED_NEIGHBOURS = 4
 #: Frames at the start of a stream, and best edges of each, that set the reference score.
 _WARM_UP_FRAMES = 10
 _BEST_EDGES = 3
-#: Frames in the median field of view of an uncalibrated camera.
-_FOV_FRAMES = 30
 
 
-@dataclass(frozen=True)
-class _Described:
-    """A frame between ``describe`` and ``predict``."""
-
-    frame_id: int
-    pixels: np.ndarray  # (h, w, 3) uint8
-    geometry: Geometry
-    tokens: Tokens
-    descriptor: Tensor  # (C,) float32 unit vector
-
-
-class R3Predictor:
+class R3Predictor(NetworkPredictor[Tokens]):
     """Depth and relative poses by the R3 network.
 
     Until :meth:`forget`, a frame is held by its cache entry, about 23 MiB at 504 x 280 in bfloat16
     for R3-large, or by its image, from which the entry is recomputed when needed.
 
     :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
-    :ivar image_size: of the network's input, as ``model.image_size``.
-    :ivar error_model: guesses, unless one was fitted to the weights.
     """
 
     has_pose_token = True
@@ -94,36 +77,20 @@ class R3Predictor:
 
         :param recomputed_per_frame: entries recomputed for one new frame at most.
         """
-        self.info = info
+        memory = FrameMemory[FrameCache](budget)
+        geometry = geometry_rule(network, config.image_size)
+        super().__init__(network, info, config, memory, device, geometry)
         self.descriptor_size = network.config.backbone.width
-        self.error_model = ErrorModel()
         self._network = network
-        self._device = device
         self._with_depth = config.depth
         self.variant = network.config.name
-        self.image_size = config.image_size
-        self._memory = FrameMemory(budget)
-        self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
+        self._recomputation = Recomputation(network, memory, device, recomputed_per_frame)
         self._token_size = network.config.backbone.feature_width
         self._graphs: StepGraphs | None = None
         if config.cuda_graphs and device.type == 'cuda':
             self._graphs = StepGraphs()
-        self._input: dict[tuple[int, int], Tensor] = {}  # of the graphs, by size
-        self._described: _Described | None
-        self._warm_up: list[float]
-        self._fovs: deque[np.ndarray]
-        self._geometry = lru_cache(maxsize=4)(geometry_rule(network, config.image_size))
-        self.reset()
-
-    @property
-    def capacity(self) -> int | None:
-        """Number of frames that fit into the cache; None before the first."""
-        return self._memory.capacity
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of the network's weights."""
-        return sum(parameter.nbytes for parameter in self._network.parameters())
+        self._input: dict[torch.Size, Tensor] = {}  # of the graphs, by shape
+        self._warm_up: list[float] = []
 
     @property
     def confidence_reference(self) -> float:
@@ -132,31 +99,11 @@ class R3Predictor:
 
     @device_errors()
     @torch.inference_mode()
-    def describe(self, frame: Frame) -> np.ndarray:
-        """Return the (C,) float32 unit descriptor of a frame.
-
-        :raises FrameError: the image cannot be used, or its descriptor is not finite.
-        """
-        described = self._prepared(frame)
-        descriptor = fetched(described.descriptor)
-        if not np.isfinite(descriptor).all():
-            raise FrameError(
-                'the descriptor of the image is not finite: its pixels, or the weights, '
-                'cannot be used'
-            )
-        self._described = described
-        return descriptor
-
-    @device_errors()
-    @torch.inference_mode()
     def predict(
         self, frame: Frame, context_ids: Sequence[int], depth: bool = True
     ) -> FramePrediction:
         """Predict one frame from the cached keys and values of the context frames."""
-        described = self._described
-        self._described = None
-        if described is None or described.frame_id != frame.frame_id:
-            described = self._prepared(frame)
+        described = self._taken(frame)
         size = described.geometry.height, described.geometry.width
         is_reference = not len(self._memory)
         attended = self._recomputation.available(context_ids, size)
@@ -165,7 +112,7 @@ class R3Predictor:
 
         def related() -> tuple[Tensor, FrameCache]:
             prediction = self._network.predict(
-                described.tokens,
+                described.features,
                 context,
                 reference=is_reference,
                 depth=with_depth,
@@ -180,7 +127,7 @@ class R3Predictor:
             packed, _ = self._run((size, len(attended), is_reference, with_depth), related)
         output = _unpacked(fetched(packed), self._token_size, len(attended), size)
         geometry = described.geometry
-        intrinsics, seen = self._intrinsics(frame, geometry, output.fov)
+        intrinsics, seen_fov_x = self._intrinsics(frame, geometry, output.fov)
         # Nothing fails from here on, so an unusable frame leaves no state behind.
         edges = _edges(frame.frame_id, attended, output.relative[places])
         self._memory.keep(frame.frame_id, entry, described.pixels)
@@ -189,11 +136,14 @@ class R3Predictor:
         if edges and len(self._warm_up) < _WARM_UP_FRAMES:
             scores = [0.5 * (e.confidence_translation + e.confidence_rotation) for e in edges]
             self._warm_up.append(max(float(np.mean(sorted(scores)[-_BEST_EDGES:])), 1e-6))
+        depths: tuple[DepthMap, ...] = ()
+        if output.maps is not None:
+            depths = (finite_depth(frame.frame_id, output.maps, described.pixels, intrinsics),)
         return FramePrediction(
             intrinsics=frame.intrinsics or geometry.to_source(intrinsics),
-            seen_fov_x=math.nan if seen is None else geometry.to_source(seen).fov_x,
+            seen_fov_x=seen_fov_x,
             edges=edges,
-            depths=_depths(described, output, intrinsics),
+            depths=depths,
             intrinsics_estimated=frame.intrinsics is None,
             pose_token=output.pose_token,
         )
@@ -216,46 +166,6 @@ class R3Predictor:
         self._memory.forget(frame_ids)
         self._recomputation.forget(frame_ids)
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
-        """Return nothing: :meth:`predict` returns everything."""
-        return (), (), None
-
-    def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> None:
-        """Do nothing: the network has no landmarks."""
-
-    @device_errors()
-    @torch.inference_mode()
-    def shrink(self) -> None:
-        """Halve the part of the cache on the device, and free the memory that torch caches."""
-        self._drop_graphs()
-        self._empty_torch_cache()
-        try:
-            self._memory.shrink()
-        except ModelError as error:
-            raise DeviceMemoryError(f'the cache cannot be made smaller: {error}') from error
-        self._empty_torch_cache()
-
-    def device_memory(self) -> DeviceMemory | None:
-        """Return the use of the device's memory; None on a CPU."""
-        device = self._device
-        if device.type != 'cuda':
-            return None
-        try:
-            free, _ = torch.cuda.mem_get_info(device)
-            return DeviceMemory(
-                device=torch.cuda.get_device_name(device),
-                used=torch.cuda.memory_allocated(device),
-                reserved=torch.cuda.memory_reserved(device),
-                peak=torch.cuda.max_memory_allocated(device),
-                free=free,
-            )
-        except RuntimeError:
-            return None  # the device is lost; the next frame raises the error
-
-    def _empty_torch_cache(self) -> None:
-        if self._device.type == 'cuda':
-            torch.cuda.empty_cache()
-
     def restore(
         self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
     ) -> None:
@@ -276,31 +186,14 @@ class R3Predictor:
     def reset(self) -> None:
         """Drop all frames."""
         self._drop_graphs()
-        self._memory.clear()
+        super().reset()
         self._recomputation.clear()
         self._warm_up = []
-        self._fovs = deque(maxlen=_FOV_FRAMES)
 
-    @device_errors()
-    def close(self) -> None:
-        """Free the cache; the weights are freed with the predictor."""
-        self.reset()
-        self._empty_torch_cache()
-
-    def _prepared(self, frame: Frame) -> _Described:
-        """Resize the image and run the blocks that see one frame alone."""
-        pixels, geometry = self._pixels(frame.image)
-        size = pixels.shape[:2]
-        tensor = uploaded(pixels, self._device, into=self._input.get(size))
-        if self._graphs is not None:
-            self._input[size] = tensor
-
-        def alone() -> tuple[Tokens, Tensor]:
-            tokens = self._network.describe(tensor.permute(2, 0, 1)[None, None])
-            mean = tokens.descriptor[0, 0].float()
-            return tokens, mean / mean.norm()
-
-        return _Described(frame.frame_id, pixels, geometry, *self._run(size, alone))
+    def shrink(self) -> None:
+        """Halve the part of the cache on the device, and free the memory that torch caches."""
+        self._drop_graphs()
+        super().shrink()
 
     @contextmanager
     def operation_by_operation(self) -> Iterator[None]:
@@ -311,6 +204,17 @@ class R3Predictor:
         finally:
             self._graphs = graphs
 
+    def _encoded(self, images: Tensor) -> tuple[Tokens, Tensor]:
+        if self._graphs is not None:
+            # Graphs read their input where it was first.
+            images = self._input.setdefault(images.shape, images).copy_(images)
+
+        def alone() -> tuple[Tokens, Tensor]:
+            tokens = self._network.describe(images[None])
+            return tokens, tokens.descriptor[0, 0]
+
+        return self._run(images.shape, alone)
+
     def _drop_graphs(self) -> None:
         """Drop what reads the cache where it is, and what the graphs have computed."""
         self._described = None
@@ -320,12 +224,6 @@ class R3Predictor:
 
     def _run(self, key: Hashable, function: Callable[[], _Result]) -> _Result:
         return function() if self._graphs is None else self._graphs.run(key, function)
-
-    def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
-        """Return an image resized for the network, (h, w, 3) uint8, and the geometry."""
-        geometry = self._geometry(*image_size(image))
-        # Copied: the image may be read-only, or the source may write to it again.
-        return np.array(geometry.apply(image)), geometry
 
     def _camera(self, frame: Frame, geometry: Geometry) -> torch.Tensor | None:
         """Return (1, 4) fx, fy, cx, cy: calibrated, else by the fields of view so far.
@@ -345,26 +243,13 @@ class R3Predictor:
         numbers = np.array([[known.fx, known.fy, known.cx, known.cy]], np.float32)
         return uploaded(numbers, self._device)
 
-    def _intrinsics(
-        self, frame: Frame, geometry: Geometry, fov: np.ndarray
-    ) -> tuple[Intrinsics, Intrinsics | None]:
-        """Return the intrinsics of the network's input: calibrated, else predicted; and predicted.
 
-        :raises FrameError: the field of view is invalid, and the camera is not calibrated.
-        """
-        vertical, horizontal = np.median([*self._fovs, fov], axis=0)
-        known = None if frame.intrinsics is None else geometry.to_network(frame.intrinsics)
-        try:
-            seen = intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
-        except FrameError:
-            if known is None:
-                raise
-            return known, None
-        return known or seen, seen
-
-
-def geometry_rule(network: PairNetwork, image_size: int) -> Callable[[int, int], Geometry]:
+def geometry_rule(
+    network: PairNetwork | MultiViewNetwork, image_size: int
+) -> Callable[[int, int], Geometry]:
     """Return what gives the geometry for images of a width and a height."""
+    if isinstance(network, MultiViewNetwork):
+        return partial(network.geometry, image_size=image_size)
     if network.config.camera is CameraOutput.MATCHES:
         return partial(area_geometry, size=image_size)
     # Square images stay square instead of being cropped.
@@ -405,28 +290,13 @@ def _unpacked(
     """
     fov, token, columns, maps = np.split(numbers, np.cumsum([2, token_size, 9 * context]))
     if not all(np.isfinite(part).all() for part in (fov, token, columns)):
-        raise FrameError(
-            "the network's output is not finite: try model.precision fp32, and "
-            '`r3 weights check` on the weights'
-        )
+        raise FrameError(NOT_FINITE)
     return _Output(
         columns.astype(np.float64).reshape(-1, 9),
         fov.astype(np.float64),
         token.copy(),  # kept longer than the maps
         maps.reshape(2, *size) if maps.size else None,
     )
-
-
-def _depths(
-    described: _Described, output: _Output, intrinsics: Intrinsics
-) -> tuple[DepthMap, ...]:
-    if output.maps is None:
-        return ()
-    depth, confidence = output.maps
-    bad = ~np.isfinite(output.maps).all(axis=0)
-    depth[bad], confidence[bad] = np.nan, 1.0
-    depth_map = DepthMap(described.frame_id, depth, confidence, described.pixels, intrinsics)
-    return (depth_map,)
 
 
 def _edges(frame_id: int, context_ids: Sequence[int], relative: np.ndarray) -> tuple[Edge, ...]:

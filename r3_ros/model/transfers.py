@@ -7,17 +7,12 @@ import torch
 from torch import Tensor
 
 
-def uploaded(array: np.ndarray, device: torch.device, into: Tensor | None = None) -> Tensor:
-    """Return an array on the device, by way of pinned memory if that is a GPU; not waited for.
-
-    :param into: where it goes; None: into new memory.
-    """
+def uploaded(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array on the device, by way of pinned memory if that is a GPU; not waited for."""
     host = torch.from_numpy(array)
     if device.type == 'cuda':
         # torch reuses the memory only after the copy.
         host = host.pin_memory()
-    if into is not None:
-        return into.copy_(host, non_blocking=True)
     return host.to(device, non_blocking=True)
 
 

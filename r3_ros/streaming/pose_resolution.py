@@ -25,6 +25,7 @@ from ..core.geometry import (
     rotation_angle,
     similarity,
     T_from_quat,
+    weighted_median,
 )
 
 _ROBUST_ROUNDS = 4
@@ -328,13 +329,6 @@ def _huber_factors(residuals: np.ndarray, scores: np.ndarray, same: float) -> np
     bound = _HUBER * max(sigma, same)
     # Huber's weight squared: falls as 1/r^2, so a candidate pulls less the farther it is.
     return np.minimum(1.0, bound / np.maximum(residuals, same)) ** 2
-
-
-def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
-    """Return the lower weighted median of (N,) values."""
-    order = np.argsort(values)
-    cumulated = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(cumulated, 0.5 * cumulated[-1])])
 
 
 def _spread(

@@ -74,7 +74,7 @@ def map_with_candidates(rng, count=50):
 
 def window_of(sparse_map, slots, segment=0):
     generations = sparse_map.landmarks.generation[slots].copy()
-    return AdjustmentWindow(None, [3], segment, 3, slots, generations)
+    return AdjustmentWindow(None, [3], segment, 3, 3, slots, generations)
 
 
 def test_landmarks_outside_of_the_adjustment_stay_in_their_pixels():

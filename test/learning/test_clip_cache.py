@@ -154,7 +154,7 @@ def reprojection(clips):
 
 
 def test_changed_clips_agree_with_their_truth(rendered):
-    plain = CachedClips(SETTINGS, rendered.parent, CPU).validation(Split.TRAINING, 4)[0]
+    plain = CachedClips(SETTINGS, rendered.parent, CPU).of_split(Split.TRAINING, 4)[0]
     assert reprojection(plain) > 0.6
     seen = set()
     for seed in range(4):

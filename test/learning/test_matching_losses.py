@@ -1,5 +1,6 @@
 """Losses of matches and solved pairs, with values worked out by hand."""
 
+from dataclasses import replace
 import math
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
+from r3_ros.learning.training import tiny_objective  # noqa: E402
+from r3_ros.learning.training.clips import Clips  # noqa: E402
 from r3_ros.learning.training.losses import softplus_weighted  # noqa: E402
 from r3_ros.learning.training.matching_losses import (  # noqa: E402
     coarse_loss,
@@ -17,7 +20,10 @@ from r3_ros.learning.training.matching_losses import (  # noqa: E402
     View,
 )
 from r3_ros.learning.training.tiny_objective import plan_pairs  # noqa: E402
+from r3_ros.learning.training.training_settings import TrainingSettings  # noqa: E402
 from r3_ros.model.tiny.matching import FineMatches, OUTSIDE, Similarities  # noqa: E402
+from r3_ros.model.tiny.tiny_network import SolvedPairs  # noqa: E402
+from training_source import made_up  # noqa: E402
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
 
@@ -55,6 +61,43 @@ def test_hidden_moving_and_unknown_cells_do_not_count():
     assert found.visible[0].tolist() == [False, True, True, False]
     # Behind the other camera.
     assert not places(view(2.0), view(2.0), (0.0, 0.0, -3.0)).visible.any()
+
+
+def test_without_depth_where_a_cell_leads_nothing_is_known_of_it():
+    """Depth of recordings is that of some frames, with holes."""
+    target = view(2.0)
+    target.depth[0, :, :4] = 0.0
+    found = places(view(2.0), target)
+    assert found.known[0].tolist() == [False, True, False, True]
+    target.depth[:] = 0.0
+    found = places(view(2.0), target, (2.0, 0.0, 0.0))
+    assert not found.visible.any()
+    assert found.known[0].tolist() == [False, True, False, True]  # the others leave the image
+
+
+def test_pairs_of_clips_without_depth_are_judged_in_the_unit_of_their_steps():
+    """A network that is right in its own unit has no error, and may be confident."""
+    plan = plan_pairs(2, 3, np.random.default_rng(0))
+    clips = made_up(1), made_up(2)
+    clips = Clips.joined([replace(clips[0], depth=torch.zeros_like(clips[0].depth)), clips[1]])
+    R, t = tiny_objective._motions(clips, plan)
+    logits = torch.zeros(len(t))
+    solved = SolvedPairs(
+        rotation=R, translation=5 * t, logit_rotation=logits, logit_translation=logits
+    )
+    scales = torch.tensor([1e-3, 15.0]), torch.tensor([1e-3, 3.0])
+    settings = TrainingSettings().loss
+    loss, errors = tiny_objective._pair_losses(clips, plan, solved, scales, settings)
+    assert errors['translation'] < 1e-5 and errors['rotation_deg'] < 0.1
+    # The clip with depth has the scale of that.
+    first = (plan.source < 3)[:, None]
+    same = solved._replace(translation=torch.where(first, 10 * t, 5 * t))
+    worse = solved._replace(translation=torch.where(first, 5 * t, 10 * t))
+    losses = [
+        tiny_objective._pair_losses(clips, plan, pairs, scales, settings)[0]
+        for pairs in (same, worse)
+    ]
+    assert losses[0] == pytest.approx(float(loss)) and losses[1] > loss + 0.005
 
 
 def truth(pixel, visible=ALL):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -16,10 +17,12 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 import networks  # noqa: E402
 from paths import ROOT, SUPPORT  # noqa: E402
 from r3_ros.commands.cli import main  # noqa: E402
+from r3_ros.core.config import MemoryConfig, ModelConfig  # noqa: E402
+from r3_ros.core.error_model import ErrorModel  # noqa: E402
 from r3_ros.core.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.learning.synth.dataset import SequenceOptions, write_sequence  # noqa: E402
-from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
+from r3_ros.learning.training.initial_weights import new_network, read_initial_weights  # noqa: E402
 from r3_ros.learning.training.losses import relative_motions  # noqa: E402
 from r3_ros.learning.training.objective import evaluate  # noqa: E402
 from r3_ros.learning.training.processes import TrainingProcess  # noqa: E402
@@ -37,7 +40,11 @@ from r3_ros.learning.training.validation import (  # noqa: E402
     evaluate_constant_velocity,
     evaluate_network,
 )
+from r3_ros.model.building import build_network  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
+from r3_ros.model.loading import ERRORS_SUFFIX, load_r3  # noqa: E402
+from r3_ros.model.variants import VARIANTS  # noqa: E402
+from r3_ros.model.weights.catalogue import find_weights  # noqa: E402
 from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
@@ -433,12 +440,96 @@ def test_weights_are_tuned_on_a_recording(tmp_path, capsys):
         'joint.frames_per_step=3', 'data.clips_per_world=2', 'data.coarseness=16.0',
         'data.path_frames=40', 'joint.steps=2', 'report.validation_clips=1',
     )  # fmt: skip
-    arguments = ['finetune', str(folder), '--weights', str(weights), '-o', str(tmp_path / 'out')]
+    arguments = ['finetune', str(folder), '--from', str(weights), '-o', str(tmp_path / 'out')]
     for setting in settings:
         arguments += ['--set', setting]
+    errors = weights.with_suffix(ERRORS_SUFFIX)
+    shutil.copy(find_weights('r3_tiny').with_suffix(ERRORS_SUFFIX), errors)
     assert main([*arguments, '--device', 'cpu']) == 0
-    assert '2 of 2 steps taken' in capsys.readouterr().out
-    assert load_network(tmp_path / 'out' / WEIGHTS).variant == 'r3-tiny'
+    said = capsys.readouterr().out
+    assert 'walk: 20 images with a pose, the last 6 held out; depth of 4' in said
+    trained = tmp_path / 'out' / WEIGHTS
+    assert '2 of 2 steps taken' in said and f'model.checkpoint={trained}' in said
+    sets = [row['set'] for row in csv.DictReader((tmp_path / 'out' / 'validation.csv').open())]
+    assert sets[::2] == ['end of walk', 'held out seeds', 'held out kinds']
+    # Nothing of the first weights is lost: their licence, and the errors that were fitted to them.
+    loaded = load_network(trained)
+    assert (loaded.variant, loaded.licence) == ('r3-tiny', 'unknown')
+    assert loaded.origin.startswith('first.safetensors, SHA-256 ')
+    predictor = load_r3(ModelConfig(name='r3_tiny', checkpoint=str(trained)), MemoryConfig())
+    assert predictor.error_model == ErrorModel.read(errors) != ErrorModel()
+    assert f'fitted to {loaded.origin}' in predictor.info.notes[-1]
+    assert main(['weights', 'check', str(trained)]) == 0
+    assert 'licence  unknown' in capsys.readouterr().out
+
+
+@pytest.fixture
+def backbone(tmp_path, monkeypatch):
+    """Return the weights folder with a small network in the place of the published da3_small."""
+    for name, config in (('da3-small', 'da3'), ('r3-small', 'r3')):
+        monkeypatch.setitem(VARIANTS, name, replace(networks.CONFIGS[config], name=name))
+    folder = tmp_path / 'weights'
+    folder.mkdir()
+    monkeypatch.setenv('R3_ROS_WEIGHTS', str(folder))
+    network = networks.fill(build_network(VARIANTS['da3-small']), 3)
+    save_network(network, folder / 'da3_small.safetensors')
+    return network
+
+
+def test_r3_begins_with_everything_that_a_backbone_has(backbone):
+    network = read_initial_weights('da3_small').network(seed=1)
+    assert network.config.name == 'r3-small' and network.training
+    taken = {name: p for name, p in backbone.state_dict().items() if 'cam_enc' not in name}
+    own = network.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in taken.items())
+    new = own.keys() - taken.keys()
+    assert new and all(name.startswith('cam_dec.') for name in new)
+    fresh = new_network('r3-small', 1).state_dict()
+    assert all(torch.equal(own[name], fresh[name]) for name in new)
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_r3_is_trained_from_a_backbone_and_keeps_its_licence(backbone, tmp_path, capsys):
+    folder = tmp_path / 'training'
+    arguments = [*smoke(tmp_path), '--from', 'da3_small', '-o', str(folder)]
+    arguments += ['--set', 'report.validate_every=0', '--set', 'large.steps=0']
+    assert main([*arguments, '--until', '1']) == 0
+    # The licence comes from the state, whatever the weights are called by now.
+    moved = tmp_path / 'moved.safetensors'
+    (tmp_path / 'weights' / 'da3_small.safetensors').rename(moved)
+    arguments[arguments.index('da3_small')] = str(moved)
+    assert main([*arguments, '--resume']) == 0
+    said = capsys.readouterr().out
+    assert 'from da3_small of depth-anything/DA3-SMALL' in said and ', licence Apache-2.0' in said
+    assert '--model r3 --set model.checkpoint=' in said
+    loaded = load_network(folder / WEIGHTS)
+    assert (loaded.variant, loaded.licence) == ('r3-small', 'Apache-2.0')
+    assert loaded.origin.startswith('da3_small of depth-anything/DA3-SMALL, SHA-256 ')
+    assert main(['weights', 'check', str(folder / WEIGHTS)]) == 0
+    said = capsys.readouterr().out
+    assert f'from     {loaded.origin}' in said and 'Apache-2.0: commercial use is allowed' in said
+    assert not (folder / WEIGHTS).with_suffix(ERRORS_SUFFIX).exists()
+
+
+def test_what_descends_from_non_commercial_weights_says_so(backbone, tmp_path):
+    original = tmp_path / 'weights' / 'da3_large.safetensors'
+    (tmp_path / 'weights' / 'da3_small.safetensors').rename(original)
+    first = read_initial_weights('da3_large')
+    assert first.provenance['licence'] == 'CC-BY-NC-4.0'
+    child = tmp_path / 'child.safetensors'
+    save_network(first.network(0), child, first.provenance)
+    assert read_initial_weights(str(child)).provenance == first.provenance
+
+
+def test_settings_for_another_network_than_that_of_the_weights_are_refused(
+    backbone, tmp_path, capsys
+):
+    out = str(tmp_path / 'out')
+    arguments = ['train', '--from', 'da3_small', '-o', out]
+    assert main([*arguments, '--set', 'variant=r3-tiny']) == 2
+    assert 'are weights for r3-small' in capsys.readouterr().err
+    assert main(['train', '--from', 'da3_smal', '-o', out]) == 2
+    assert 'no weights of that name: ' in capsys.readouterr().err
 
 
 def test_wrong_usage_is_reported_in_a_line(tmp_path, capsys):

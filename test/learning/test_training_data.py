@@ -11,6 +11,8 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 from r3_ros.core.datatypes import Intrinsics  # noqa: E402
 from r3_ros.core.errors import ConfigError, SourceError  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
+from r3_ros.evaluation.depth_errors import read_depth  # noqa: E402
+from r3_ros.input.network_input import area_geometry, r3_geometry  # noqa: E402
 from r3_ros.learning.synth.dataset import SequenceOptions, write_sequence  # noqa: E402
 from r3_ros.learning.synth.optics import (  # noqa: E402
     band_rows,
@@ -21,6 +23,7 @@ from r3_ros.learning.synth.path import make_path  # noqa: E402
 from r3_ros.learning.synth.renderer import render_radiance  # noqa: E402
 from r3_ros.learning.synth.world import World  # noqa: E402
 from r3_ros.learning.training.clips import camera_numbers, camera_rays  # noqa: E402
+from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.procedural import (  # noqa: E402
     Degradation,
     draw_degradation,
@@ -308,20 +311,52 @@ def recording(tmp_path_factory):
 @pytest.mark.slow
 def test_clips_of_a_recording_agree_with_themselves(recording):
     settings = updated(SMALL, {'data.recorded': 1.0, 'data.clip_frames': 4})
-    source = RecordedClips(settings, [recording], None, CPU)
+    network = new_network('r3-tiny', 0)
+    again = Recording(recording)
+    source = RecordedClips(settings, [Recording(recording), again], network, None, CPU)
     plan, clips = source.training(3)
-    assert (plan.width, plan.height) == (56, 42)  # of both sizes the one with its aspect
+    assert clips.shape[2:] == (plan.height, plan.width) == (42, 56)
     assert same(clips, source.training(3)[1])
-    held_out = source.validation(Split.HELD_OUT_SEEDS, 2)
-    assert len(held_out) == 2
-    assert source.validation(Split.HELD_OUT_KINDS, 2) == []
+    held_out = source.validation(2)
+    assert [len(clips) for clips in held_out.values()] == [2, 2]
+    assert list(held_out) == ['end of walk', 'end of walk (2)']
+
+
+def test_images_of_a_recording_are_those_that_the_network_gets(recording):
+    """Also where the network crops: depth and intrinsics go with the pixels."""
+    opened = Recording(recording)
+    for geometry in (area_geometry(80, 60, 56), r3_geometry(80, 60, 42, square_ok=True)):
+        image, depth = opened.image(5, geometry)
+        assert image.shape == (*depth.shape, 3) == (geometry.height, geometry.width, 3)
+        true = read_depth(recording / 'depth' / f'{opened.paths[5].stem}.png')
+        T = geometry.pixels_network_source
+        for row, column in ((3, 4), (20, 30)):
+            u, v = ((column - T[0, 2]) / T[0, 0], (row - T[1, 2]) / T[1, 1])
+            assert depth[row, column] == true[int(v + 0.5), int(u + 0.5)]
+
+
+def test_frames_of_a_slow_recording_are_not_farther_apart_in_time(recording, tmp_path):
+    def longest_gap(folder):
+        opened, rng = Recording(folder), np.random.default_rng(0)
+        drawn = [opened.draw_frames(rng, 2) for _ in range(200)]
+        return max(abs(int(b) - int(a)) for a, b in drawn)
+
+    slow = tmp_path / 'slow'
+    shutil.copytree(recording, slow)
+    for name in ('timestamps.txt', 'groundtruth.txt'):
+        lines = [line.split() for line in (slow / name).read_text().splitlines()]
+        lines = [[str(5 * float(line[0])), *line[1:]] for line in lines if line[0] != '#']
+        (slow / name).write_text('\n'.join(map(' '.join, lines)) + '\n')
+    assert longest_gap(slow) <= 3 < longest_gap(recording)
 
 
 def test_held_out_frames_are_never_learned_from(recording):
     opened = Recording(recording)
     rng = np.random.default_rng(0)
-    frames = np.concatenate([draw_frames(rng, opened.held_out_from, 4) for _ in range(200)])
-    assert frames.max() < opened.held_out_from < len(opened.paths)
+    learned = np.concatenate([opened.draw_frames(rng, 4) for _ in range(200)])
+    held_out = np.concatenate([opened.draw_held_out(rng, 4) for _ in range(200)])
+    assert learned.max() == opened.held_out_from - 1 < held_out.min()
+    assert held_out.max() < len(opened.paths)
 
 
 def test_folders_that_teach_nothing_are_reported(recording, tmp_path):
@@ -337,3 +372,14 @@ def test_folders_that_teach_nothing_are_reported(recording, tmp_path):
     (copy / 'groundtruth.txt').write_text('\n'.join(lines[:6]) + '\n')
     with pytest.raises(SourceError, match='16 are needed'):
         Recording(copy)
+    still = tmp_path / 'still'
+    shutil.copytree(recording, still)
+    poses = [line.split() for line in (still / 'groundtruth.txt').read_text().splitlines()]
+    poses = [[p[0], '1', '2', '3', *p[4:]] for p in poses if p[0] != '#']
+    (still / 'groundtruth.txt').write_text('\n'.join(map(' '.join, poses)) + '\n')
+    with pytest.raises(SourceError, match='stands still'):
+        Recording(still)
+    with pytest.raises(SourceError, match='check the name'):
+        Recording(tmp_path / 'nothing')
+    with pytest.raises(SourceError, match='--video'):
+        Recording(still / 'camera.yaml')

@@ -15,6 +15,7 @@ from r3_ros.core.errors import ConfigError, SourceError  # noqa: E402
 from r3_ros.core.trajectory_file import read_tum  # noqa: E402
 from r3_ros.evaluation.depth_errors import read_depth  # noqa: E402
 from r3_ros.input.folder_source import FolderSource  # noqa: E402
+from r3_ros.input.network_input import area_geometry  # noqa: E402
 from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.recordings import Recording  # noqa: E402
 from r3_ros.learning.training.trainer import WEIGHTS  # noqa: E402
@@ -82,11 +83,12 @@ def test_poses_and_depth_agree_with_the_truth_up_to_one_scale(walk, labels):
 def test_labels_are_read_as_a_recording(walk, labels):
     folder, _ = labels
     recording, true = Recording(folder), Recording(walk)
-    assert recording.intrinsics((112, 84)) == true.intrinsics((112, 84))
-    image, depth = recording.image(3, (112, 84))
+    geometry = area_geometry(320, 240, 112)
+    assert recording.intrinsics(geometry) == true.intrinsics(geometry)
+    image, depth = recording.image(3, geometry)
     stamps = [stamp_ns for stamp_ns, _ in FolderSource(walk).entries]
     number = stamps.index(FolderSource(folder).entries[3][0])
-    expected, _ = true.image(number, (112, 84))
+    expected, _ = true.image(number, geometry)
     assert np.abs(image.astype(float) - expected).mean() < 6  # JPEG
     assert 1 < np.median(depth[depth > 0]) < 20
 
@@ -103,7 +105,8 @@ def test_distorted_images_are_rectified_and_fast_ones_thinned(walk, tmp_path):
     source = FolderSource(folder)
     assert 16 <= len(source.entries) <= FRAMES // 2
     assert not source.camera.is_distorted
-    assert Recording(folder).image(0, (112, 84))[1].any()
+    recording = Recording(folder)
+    assert recording.image(0, area_geometry(*recording.size, 112))[1].any()
 
 
 def test_videos_that_teach_nothing_are_refused(walk, tmp_path):
@@ -135,7 +138,7 @@ def test_weights_are_tuned_on_a_video_which_is_labelled_once(walk, tmp_path, cap
     writer.release()
     save_network(new_network('r3-tiny', 3), weights)
     out = tmp_path / 'out'
-    arguments = ['finetune', '--video', str(video), '--weights', str(weights), '-o', str(out)]
+    arguments = ['finetune', '--video', str(video), '--from', str(weights), '-o', str(out)]
     for setting in (
         'data.kinds=corridor', 'joint.sizes=42x28', 'data.clip_frames=3', 'data.clips=2',
         'joint.frames_per_step=3', 'data.clips_per_world=2', 'data.coarseness=16.0',
@@ -159,5 +162,5 @@ def test_weights_are_tuned_on_a_video_which_is_labelled_once(walk, tmp_path, cap
 def test_finetune_without_anything_to_learn_from_is_reported_in_a_line(tmp_path, capsys):
     weights = tmp_path / 'first.safetensors'
     save_network(networks.own_network('r3'), weights)
-    assert main(['finetune', '--weights', str(weights), '-o', str(tmp_path / 'out')]) == 2
+    assert main(['finetune', '--from', str(weights), '-o', str(tmp_path / 'out')]) == 2
     assert '--video' in capsys.readouterr().err

@@ -24,7 +24,7 @@ from r3_ros.core.predictor import Predictor
 from r3_ros.factory import load_engine
 from r3_ros.learning.training.initial_weights import new_network
 from r3_ros.model.cache.frame_memory import CacheBudget
-from r3_ros.model.loading import choose_precision, load_r3
+from r3_ros.model.loading import choose_precision, load_streaming
 from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.model.weights.checkpoint import IMAGE_SIZE, save_network
 from r3_ros.streaming.engine import Engine
@@ -260,7 +260,7 @@ def test_a_view_of_no_width_is_refused_unless_the_camera_is_known(predictor, net
 
 
 def test_a_file_of_weights_becomes_a_predictor_that_says_what_it_is(checkpoint):
-    predictor = load_r3(replace(CONFIG, checkpoint=str(checkpoint)), MemoryConfig())
+    predictor = load_streaming(replace(CONFIG, checkpoint=str(checkpoint)), MemoryConfig())
     assert predictor.info.name == 'r3' and len(predictor.info.checkpoint_sha256) == 64
     assert (predictor.info.device, predictor.info.precision) == ('cpu', 'fp32')
     assert stat.S_IMODE(checkpoint.stat().st_mode) & 0o600 == 0o600
@@ -272,7 +272,11 @@ def test_lower_precisions_are_near(tmp_path, precision):
     path = tmp_path / 'weights.safetensors'
     save_network(lively('r3-small'), path)
     near, exact = (
-        feed(load_r3(replace(CONFIG, checkpoint=str(path), precision=p), MemoryConfig()), 0, 1)[1]
+        feed(
+            load_streaming(replace(CONFIG, checkpoint=str(path), precision=p), MemoryConfig()),
+            0,
+            1,
+        )[1]
         for p in (precision, 'fp32')
     )
     ratio = near.depths[0].depth / exact.depths[0].depth
@@ -284,7 +288,7 @@ def test_lower_precisions_are_near(tmp_path, precision):
 def test_frames_left_with_their_image_are_computed_again_one_at_a_time(checkpoint):
     config = replace(CONFIG, checkpoint=str(checkpoint))
     memory = MemoryConfig(recomputed_per_frame=1)
-    predictor = load_r3(config, memory)
+    predictor = load_streaming(config, memory)
     feed(predictor, 0, 1, 2, 3)
     assert predictor.capacity == memory.max_host_mib * 2**20 // (168 * 112 * 3)
     for number in (1, 2):
@@ -297,27 +301,27 @@ def test_missing_weights_are_reported_with_the_way_to_get_them(tmp_path, monkeyp
     monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path))
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'cache'))
     with pytest.raises(ModelError, match=r'r3 weights get r3_long.*put.*model\.checkpoint'):
-        load_r3(replace(CONFIG, name='r3_long'), MemoryConfig())
+        load_streaming(replace(CONFIG, name='r3_long'), MemoryConfig())
 
 
 def test_weights_in_their_folder_are_found_by_name(checkpoint, monkeypatch):
     monkeypatch.setenv('R3_ROS_WEIGHTS', str(checkpoint.parent))
     checkpoint.rename(checkpoint.parent / 'r3_long.safetensors')
-    assert load_r3(replace(CONFIG, name='r3_long'), MemoryConfig()).info.name == 'r3_long'
+    assert load_streaming(replace(CONFIG, name='r3_long'), MemoryConfig()).info.name == 'r3_long'
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):
     path = tmp_path / 'da3.safetensors'
     save_network(lively('da3-small'), path)
-    with pytest.raises(CheckpointError, match='da3-small.*no pairs'):
-        load_r3(replace(CONFIG, checkpoint=str(path)), MemoryConfig())
+    with pytest.raises(CheckpointError, match="da3-small, which is not for model.name 'r3'"):
+        load_streaming(replace(CONFIG, checkpoint=str(path)), MemoryConfig())
 
 
 def test_a_missing_device_is_an_error(checkpoint):
     if torch.cuda.is_available():
         pytest.skip('a CUDA device is there')
     with pytest.raises(ModelError, match="set model.device to 'cpu'"):
-        load_r3(replace(CONFIG, checkpoint=str(checkpoint), device='cuda'), MemoryConfig())
+        load_streaming(replace(CONFIG, checkpoint=str(checkpoint), device='cuda'), MemoryConfig())
 
 
 def test_the_device_decides_the_precision_unless_it_is_given(monkeypatch):
@@ -336,7 +340,7 @@ def test_images_have_the_size_that_the_weights_were_trained_on(tmp_path):
     path = tmp_path / 'weights.safetensors'
 
     def size(**config):
-        loaded = load_r3(
+        loaded = load_streaming(
             ModelConfig(name='r3', checkpoint=str(path), **config), MemoryConfig(max_gpu_mib=64)
         )
         return max(loaded._geometry(640, 480).apply(np.zeros((480, 640, 3), np.uint8)).shape)
@@ -363,7 +367,7 @@ def test_a_small_network_takes_one_thread_unless_configured(
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        load_r3(replace(CONFIG, checkpoint=str(path)), MemoryConfig(max_gpu_mib=64)).close()
+        load_streaming(replace(CONFIG, checkpoint=str(path)), MemoryConfig(max_gpu_mib=64)).close()
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -495,6 +499,8 @@ def test_the_node_runs_the_network_and_tells_which(checkpoint, graph):
     from sensor_msgs.msg import Image
 
     settings = {'name': 'r3', 'checkpoint': str(checkpoint), 'image_size': 154}
+    loaded = load_streaming(ModelConfig(**settings), MemoryConfig())
+    geometry = loaded._geometry(SIZE[1], SIZE[0])
     g = graph(**{f'model__{name}': value for name, value in settings.items()})
     g.node._load_engine = load_engine
     g.start()
@@ -505,7 +511,7 @@ def test_the_node_runs_the_network_and_tells_which(checkpoint, graph):
         stamps.append(g.send(image_message(g.stamp_ns, frame(n).image), calibrated=True))
     g.until(lambda: len(depths) == 3)
     assert [m.header.stamp.sec for m in depths] == [ns // 10**9 for ns in stamps]
-    assert (depths[0].height, depths[0].width) == (98, 154)
+    assert (depths[0].height, depths[0].width) == (geometry.height, geometry.width)
     g.until(
         lambda: any("'r3' runs on the CPU" in s.message for d in diagnostics for s in d.status)
     )

@@ -21,7 +21,7 @@ pytest.importorskip('huggingface_hub')
 CONTENT = random.Random(0).randbytes(100_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 SMALL = 'depth-anything/DA3-SMALL/model.safetensors'
-FETCHED = ['da3-small.json', 'da3-small.safetensors']
+FETCHED = ['da3_small.json', 'da3_small.safetensors']
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def hub(folder, monkeypatch):
 
 @pytest.fixture
 def target(folder):
-    return folder / 'da3-small.safetensors'
+    return folder / 'da3_small.safetensors'
 
 
-def get(*arguments, name='da3-small', yes=True):
+def get(*arguments, name='da3_small', yes=True):
     return cli.main(['weights', 'get', name, *(['--yes'] if yes else []), *arguments])
 
 
@@ -69,18 +69,22 @@ def names_in(folder):
 def test_each_entry_fills_a_network_that_can_be_built():
     from r3_ros.model.variants import VARIANTS
 
-    assert {entry.variant for entry in CATALOGUE.values()} <= set(VARIANTS)
+    coming = {'vggt', 'lingbot-map', 'dust3r', 'mast3r', 'reloc3r'}
+    assert {entry.variant for entry in CATALOGUE.values()} - coming <= set(VARIANTS)
     assert {CATALOGUE[name].variant for name in ('r3', 'r3_long')} == {'r3-large'}
-    assert CATALOGUE['da3-large-1.1'].variant == CATALOGUE['da3-large'].variant == 'da3-large'
+    assert CATALOGUE['da3_large_1.1'].variant == CATALOGUE['da3_large'].variant == 'da3-large'
 
 
 def test_commercial_use_is_allowed_by_the_licence_alone():
     allowed = {name for name, entry in CATALOGUE.items() if entry.commercial_use}
-    assert allowed == {'r3_tiny', 'da3-small', 'da3-base', 'da3metric-large'}
-    assert {entry.licence for entry in CATALOGUE.values()} == {'Apache-2.0', 'CC-BY-NC-4.0'}
+    assert allowed == {
+        'r3_tiny', 'da3_small', 'da3_base', 'da3metric_large', 'vggt_commercial', 'lingbot_map',
+    }  # fmt: skip
+    restricted = {e.licence for e in CATALOGUE.values() if not e.commercial_use}
+    assert restricted == {'CC-BY-NC-4.0', 'CC-BY-NC-SA-4.0'}
 
 
-def test_the_page_lists_every_entry_with_its_licence():
+def test_the_page_lists_every_entry_with_its_licence_and_those_to_ship_first(capsys):
     page = (ROOT / 'docs/weights.md').read_text(encoding='utf-8')
     rows = {line.split('|')[1].strip(' `'): line for line in page.splitlines() if '|' in line}
     for entry in CATALOGUE.values():
@@ -88,14 +92,20 @@ def test_the_page_lists_every_entry_with_its_licence():
         commercial = 'yes' if entry.commercial_use else '**no**'
         assert (
             (entry.repo or 'this package') in row
-            and entry.licence in row
-            and f'| {commercial} |' in row
+            and f'| {commercial} | {entry.licence}' in row
+            and f'`{entry.variant}`' in row
         )
+    assert cli.main(['weights', 'list']) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    listed = [name for name in listed if name in CATALOGUE]
+    assert listed == [name for name in rows if name in CATALOGUE]
+    free = [CATALOGUE[name].commercial_use for name in listed]
+    assert free == sorted(free, reverse=True)
 
 
 def test_a_wrong_name_is_refused_with_all_names():
-    with pytest.raises(ModelError, match=r"no weights named 'da3_small'.* da3-small, "):
-        weights.known('da3_small')
+    with pytest.raises(ModelError, match=r"no weights named 'da3-small'.* da3_small, "):
+        weights.known('da3-small')
 
 
 def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
@@ -110,25 +120,25 @@ def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
 
 
 def test_weights_are_found_in_the_folder_and_then_in_the_hubs_cache(folder, target, tmp_path):
-    assert weights.find_weights('da3-small') is None
+    assert weights.find_weights('da3_small') is None
     repo = tmp_path / 'cache' / 'models--depth-anything--DA3-SMALL'
     cached = repo / 'snapshots' / COMMIT / 'model.safetensors'
     cached.parent.mkdir(parents=True)
     cached.touch()
     (repo / 'refs').mkdir()
     (repo / 'refs/main').write_text(COMMIT)
-    assert weights.find_weights('da3-small') == cached
+    assert weights.find_weights('da3_small') == cached
     target.parent.mkdir()
     target.touch()
-    assert weights.find_weights('da3-small') == target
+    assert weights.find_weights('da3_small') == target
 
 
 def test_looking_sends_nothing_to_the_network(hub, target, capsys):
-    said = weights.missing_message('da3-small')
-    assert 'r3 weights get da3-small' in said and '\n' not in said
-    assert f'model.safetensors of {CATALOGUE["da3-small"].page} at {target}' in said
+    said = weights.missing_message('da3_small')
+    assert 'r3 weights get da3_small' in said and '\n' not in said
+    assert f'model.safetensors of {CATALOGUE["da3_small"].page} at {target}' in said
     assert cli.main(['weights', 'list']) == 0
-    assert cli.main(['weights', 'check', 'da3-small']) == 2
+    assert cli.main(['weights', 'check', 'da3_small']) == 2
     assert hub.requests == []
 
 
@@ -140,7 +150,7 @@ def test_the_list_fits_a_terminal_and_says_what_is_here(hub, target, capsys):
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert all(len(line) <= 100 for line in rows.values())
     assert set(CATALOGUE) < set(rows)
-    assert '100 kB' in rows['da3-small'] and 'Apache-2.0' in rows['da3-small']
+    assert '100 kB' in rows['da3_small'] and 'Apache-2.0' in rows['da3_small']
     assert 'absent' in rows['r3'] and ' no ' in rows['r3']
     assert str(target.parent) in out
 
@@ -163,7 +173,7 @@ def test_a_file_is_fetched_verified_and_recorded(hub, folder, target, capsys):
     assert get() == 0
     assert target.read_bytes() == CONTENT
     assert names_in(folder) == FETCHED
-    record = json.loads((folder / 'da3-small.json').read_text())
+    record = json.loads((folder / 'da3_small.json').read_text())
     assert record['revision'] == COMMIT and record['licence'] == 'Apache-2.0'
     assert weights.recorded_digest(target) == record['sha256'] == DIGEST
     contents = [path for method, path, _ in hub.requests if method == 'GET']
@@ -239,7 +249,7 @@ def test_consent_can_be_given_at_a_terminal(hub, target, monkeypatch):
     assert target.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize('name', ['r3', 'da3-large', 'da3-giant-1.1'])
+@pytest.mark.parametrize('name', ['r3', 'da3_large', 'da3_giant_1.1'])
 def test_the_licence_is_shown_before_anything_is_asked_of_the_hub(hub, monkeypatch, capsys, name):
     monkeypatch.setattr('sys.stdin', SimpleNamespace(isatty=lambda: False))
     assert get(name=name, yes=False) == 2
@@ -310,6 +320,13 @@ def test_without_internet_it_says_where_the_file_goes(folder, target, monkeypatc
     assert not folder.exists()
 
 
+def test_a_pickle_is_never_fetched(hub, folder, capsys):
+    assert get(name='lingbot_map') == 2
+    said = capsys.readouterr().err
+    assert 'published as a pickle' in said and str(folder / 'lingbot_map.safetensors') in said
+    assert hub.requests == [] and not folder.exists()
+
+
 def test_the_hubs_offline_mode_is_kept(hub, monkeypatch, capsys):
     from huggingface_hub import constants
 
@@ -357,16 +374,16 @@ def test_check_compares_with_the_record_and_loads(tiny_file, capsys):
 def test_check_refuses_weights_of_another_network(folder, target, tiny_file, capsys):
     folder.mkdir()
     target.symlink_to(tiny_file)
-    assert cli.main(['weights', 'check', 'da3-small']) == 2
+    assert cli.main(['weights', 'check', 'da3_small']) == 2
     said = capsys.readouterr().err
     assert 'it is a r3-tiny file and not da3-small' in said and len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize('content', ['', '[]', '{}', '{"sha256": "abc"}', '{"sha256": 1}'])
 def test_a_record_that_cannot_be_read_is_none(tmp_path, content):
-    path = tmp_path / 'da3-large-1.1.safetensors'
+    path = tmp_path / 'da3_large_1.1.safetensors'
     weights.record_path(path).write_text(content)
-    assert weights.record_path(path).name == 'da3-large-1.1.json'
+    assert weights.record_path(path).name == 'da3_large_1.1.json'
     assert weights.recorded_digest(path) is None
 
 

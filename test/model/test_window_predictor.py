@@ -1,4 +1,4 @@
-"""R3 with full context: its answers are the network's, and what a pass takes is known before."""
+"""Networks with full context: answers are the network's, and what a pass takes is known before."""
 
 import weakref
 
@@ -9,12 +9,15 @@ import pytest
 from r3_ros.core.config import ModelConfig, R3Config
 from r3_ros.core.datatypes import ModelInfo
 from r3_ros.core.errors import ConfigError, FrameError, ModelError
+from r3_ros.core.geometry import T_from_quat
 from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_window_predictor
 from r3_ros.model.building import build_network
-from r3_ros.model.r3_window_predictor import pass_bytes, R3WindowPredictor
+from r3_ros.model.pass_memory import pass_bytes
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import save_network
+from r3_ros.model.window_predictor import NetworkWindowPredictor
+from scripted_views import numbered_frames, room_walk, ScriptedViews, ViewScript
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -24,7 +27,7 @@ MIB = 2**20
 
 
 def window_predictor(network, memory_mib=4096, config=CONFIG):
-    return R3WindowPredictor(
+    return NetworkWindowPredictor(
         network, ModelInfo('r3'), config, memory_mib * MIB, torch.device('cpu')
     )
 
@@ -75,6 +78,34 @@ def test_only_the_reference_is_special_the_others_may_come_in_any_order(predicto
     np.testing.assert_allclose(
         other.relative, found.relative[np.ix_(order, order)], rtol=1e-3, atol=1e-4
     )
+
+
+def test_a_network_of_several_views_relates_a_window(images):
+    network = networks.shared_network('da3')
+    found = window_predictor(network).predict(images)
+    tensor = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        views = network.relate(network.encode(tensor))
+    np.testing.assert_allclose(found.depth, views.depth, rtol=1e-5)
+    assert not found.predicted.any()  # these weights understand nothing
+    assert np.isnan(found.relative).all() and np.isfinite(found.logits).all()
+    without = window_predictor(network, config=ModelConfig(image_size=154, depth=False))
+    assert without.predict(images).depth is None
+    assert without.most_frames(154, 112) == window_predictor(network).most_frames(154, 112) > 0
+    assert np.linalg.norm(without.describe(images[0])) == pytest.approx(1.0)
+
+
+def test_images_of_one_surface_are_related():
+    network = ScriptedViews(ViewScript(room_walk(30)))
+    T = network.script.T_world_camera
+    found = window_predictor(network).predict([f.image for f in numbered_frames(4)])
+    np.testing.assert_array_equal(found.predicted, ~np.eye(4, dtype=bool))
+    assert (np.logaddexp(0.0, found.logits[found.predicted]) > 0.5).all()
+    T_2_1 = T_from_quat(found.relative[1, 2, :3], found.relative[1, 2, 3:])
+    expected = np.linalg.inv(T[2]) @ T[1]
+    np.testing.assert_allclose(T_2_1[:3, :3], expected[:3, :3], atol=1e-5)
+    unit = np.median(found.depth[0] / network._true_depth(0))
+    np.testing.assert_allclose(T_2_1[:3, 3], unit * expected[:3, 3], atol=1e-5)
 
 
 def test_descriptors_have_unit_length(predictor, images):
@@ -199,7 +230,7 @@ def test_a_file_of_weights_becomes_a_predictor_of_windows(tmp_path):
 
 
 def test_the_classical_predictor_has_no_full_context():
-    with pytest.raises(ConfigError, match='needs the R3 network.*--model r3'):
+    with pytest.raises(ConfigError, match='needs a network.*--model r3'):
         load_window_predictor(R3Config())
 
 

@@ -467,7 +467,7 @@ def test_missing_metric_weights_say_what_asks_for_them(monkeypatch, tmp_path):
 
     monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path))
     monkeypatch.setattr('r3_ros.model.weights.catalogue._find_in_hub_cache', lambda weights: None)
-    with pytest.raises(ModelError, match="r3 weights get da3metric-large.*scale.source 'model'"):
+    with pytest.raises(ModelError, match="r3 weights get da3metric_large.*scale.source 'model'"):
         load_engine(updated(R3Config(), {'scale.source': 'model'}))
 
 

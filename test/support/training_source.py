@@ -67,8 +67,8 @@ class MadeUp:
         clips = Clips.joined([made_up(10 * step + rank) for rank in self._ranks])
         return StepPlan(len(self._ranks), 3, SIZE[1], SIZE[0], step % 2 == 0), clips
 
-    def validation(self, split, clips):
-        return [made_up(1000 + 10 * int(split) + k) for k in range(clips)]
+    def validation(self, clips):
+        return {'held out': [made_up(1000 + k) for k in range(clips)]}
 
 
 def small_network(seed=0):

@@ -48,8 +48,7 @@ class CachedClips:
         """Render all clips of the training and of its validation."""
         for stage in self._settings.stages:
             self._training(stage)
-        for split in (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS):
-            self.validation(split, self._settings.report.validation_clips)
+        self.validation(self._settings.report.validation_clips)
 
     def training(self, step: int) -> tuple[StepPlan, Clips]:
         """Return the clips of a step."""
@@ -61,8 +60,14 @@ class CachedClips:
         clips = _clips(cache.read(chosen, frames), (plan.width, plan.height), self._device)
         return plan, augmented(clips, rng)
 
-    def validation(self, split: Split, clips: int) -> list[Clips]:
-        """Return batches of clips of a held-out split, always the same."""
+    def validation(self, clips: int) -> dict[str, list[Clips]]:
+        """Return batches of clips of both held-out splits, always the same, by name."""
+        splits = (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS)
+        names = [split.name.lower().replace('_', ' ') for split in splits]
+        return {name: self.of_split(s, clips) for name, s in zip(names, splits, strict=True)}
+
+    def of_split(self, split: Split, clips: int) -> list[Clips]:
+        """Return batches of clips of a split, always the same."""
         size = largest_size(self._settings.joint.sizes)
         cache = self._cache(split, size, clips)
         views = np.arange(self._settings.data.clip_frames)

@@ -39,7 +39,8 @@ class TruePlaces(NamedTuple):
     """Where the cells of frames i are in frames j.
 
     :ivar pixel: (P, M, 2) x and y.
-    :ivar visible: (P, M) bool: seen there, static; ``known``: (P, M) bool: with depth.
+    :ivar visible: (P, M) bool: seen there, static; ``known``: (P, M) bool: whether that is known,
+        by depth in both frames.
     """
 
     pixel: Tensor
@@ -72,7 +73,7 @@ def true_places(
     pair = torch.arange(len(z), device=z.device)[:, None]
     seen = target.depth[pair, row.clamp(0, H - 1), column.clamp(0, W - 1)]
     same = (seen - ahead).abs() < _SAME_DEPTH * ahead
-    known = z > 0
+    known = (z > 0) & (~inside | (seen > 0))
     return TruePlaces(pixel, inside & same & known & ~source.moving[:, y, x], known)
 
 

@@ -22,7 +22,7 @@ _FOV_DEG = (42.0, 95.0)
 #: Range of JPEG qualities, from compressed streams and cheap cameras to the best.
 _JPEG_QUALITY = (30, 96)
 #: Most frames of a path from one frame of a clip to the next.
-_LONGEST_STRIDE = 14
+LONGEST_STRIDE = 14
 _BLUR_STEPS = 3
 #: From the first row to the last, seconds: from industrial cameras to slow phones.
 _READOUT_S = (0.005, 0.03)
@@ -67,14 +67,20 @@ def render_clip(
 
 
 def draw_frames(
-    rng: np.random.Generator, length: int, views: int, onward: bool = False
+    rng: np.random.Generator,
+    length: int,
+    views: int,
+    onward: bool = False,
+    longest: int = LONGEST_STRIDE,
 ) -> np.ndarray:
     """Return (views,) frames of a path: onward, there and back again, or in any order.
 
     There and back, a clip revisits its first views; unordered photo collections come in any
     order.
+
+    :param longest: most frames of the path from one view to the next.
     """
-    longest = min(_LONGEST_STRIDE, (length - 1) // max(views - 1, 1))
+    longest = min(longest, (length - 1) // max(views - 1, 1))
     stride = int(round(math.exp(rng.uniform(0, math.log(max(longest, 1))))))
     share = [1.0, 0.0, 0.0] if onward else [0.65, 0.2, 0.15]
     pattern = rng.choice(['onward', 'back', 'any'], p=share)

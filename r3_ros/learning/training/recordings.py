@@ -7,34 +7,39 @@ of each recording is held out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from ...core.datatypes import Intrinsics
 from ...core.errors import SourceError
+from ...core.resize_geometry import Geometry
+from ...core.trajectory_file import NANOSECONDS
 from ...evaluation.depth_errors import read_depth
 from ...evaluation.trajectory_errors import match_stamps
 from ...input.camera_model import Rectifier
 from ...input.folder_source import FolderSource
 from ...input.image_decoding import decode_eight_bit
 from ...input.network_input import fov_of
-from .cached_clips import CachedClips
+from ...model.network import PairNetwork
+from ...model.r3_predictor import geometry_rule
+from .augmentation import augmented
+from .cached_clips import CachedClips, largest_size
 from .clips import camera_numbers, camera_rays, Clips
-from .procedural import draw_frames
+from .procedural import draw_frames, LONGEST_STRIDE
 from .schedule import plan_step, StepPlan
-from .training_settings import image_sizes, TrainingSettings
-from .training_worlds import Split
+from .training_settings import StageSettings, TrainingSettings
+from .training_worlds import RATE_HZ
 
-#: Share of a recording, at its end, that is kept for validation.
-_HELD_OUT = 0.15
+#: Share of a recording, at its end, that is kept for validation, and its least number of frames.
+_HELD_OUT, _LEAST_HELD_OUT = 0.15, 6
 #: Images with a pose that a recording needs.
 LEAST_FRAMES = 16
 _TOLERANCE_S = 0.02
+#: A camera whose positions stay within this, in the unit of the truth, does not move.
+_LEAST_MOTION = 0.01
 
 
 class Recording:
@@ -45,9 +50,15 @@ class Recording:
     """
 
     def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            advice = 'name videos and bags with --video' if folder.exists() else 'check the name'
+            raise SourceError(f'{folder} is not a folder of images with poses: {advice}')
         source = FolderSource(folder)
         if source.camera is None:
-            raise SourceError(f'{folder} has no camera.yaml: to learn from it, calibrate it')
+            raise SourceError(
+                f'{folder} has no calibration (camera.yaml): calibrate it, or name it with '
+                '--video, which estimates poses and focal length'
+            )
         found = source.truth()
         if found is None:
             raise SourceError(
@@ -62,24 +73,56 @@ class Recording:
                 f'{folder}: {len(own)} images have a pose within {_TOLERANCE_S} s, '
                 f'{LEAST_FRAMES} are needed'
             )
+        self.name = source.name
         self.paths = [source.entries[i][1] for i in own]
         self.T_world_camera = truth.T_world_camera[other]
+        extent = float(np.ptp(self.T_world_camera[:, :3, 3], axis=0).max())
+        if extent < _LEAST_MOTION:
+            raise SourceError(
+                f'{folder}: by its poses the camera moves by {extent:.2g} in all, less than '
+                f'{_LEAST_MOTION}: nothing can be learned from a camera that stands still'
+            )
+        interval_s = float(np.median(np.diff(stamps[own]))) / NANOSECONDS
+        self._longest_stride = max(1, round(LONGEST_STRIDE / RATE_HZ / max(interval_s, 1e-3)))
         self._depth, self._depth_unit_m = folder / 'depth', source.depth_unit_m
         first = decode_eight_bit(self.paths[0].read_bytes())
-        self._camera = source.camera.scaled_to(first.shape[1], first.shape[0])
-        self._rectifier = Rectifier(self._camera) if self._camera.is_distorted else None
+        camera = source.camera.scaled_to(first.shape[1], first.shape[0])
+        self._rectifier = Rectifier(camera) if camera.is_distorted else None
+        self._intrinsics = self._rectifier.intrinsics if self._rectifier else camera.intrinsics
 
     @property
     def held_out_from(self) -> int:
         """Return the first frame that is kept for validation."""
-        return int(len(self.paths) * (1 - _HELD_OUT))
+        return min(int(len(self.paths) * (1 - _HELD_OUT)), len(self.paths) - _LEAST_HELD_OUT)
+
+    def draw_frames(self, rng: np.random.Generator, views: int) -> np.ndarray:
+        """Return (views,) frames for training, at most as far apart in time as those of worlds."""
+        return draw_frames(rng, self.held_out_from, views, longest=self._longest_stride)
+
+    def draw_held_out(self, rng: np.random.Generator, views: int) -> np.ndarray:
+        """Return (views,) frames for validation, at an even pace."""
+        first = self.held_out_from
+        length, longest = len(self.paths) - first, self._longest_stride
+        return first + draw_frames(rng, length, views, onward=True, longest=longest)
 
     @property
-    def aspect(self) -> float:
-        """Return width over height of the images."""
-        return self._camera.width / self._camera.height
+    def size(self) -> tuple[int, int]:
+        """Return width and height of the images."""
+        return self._intrinsics.width, self._intrinsics.height
 
-    def image(self, frame: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def summary(self) -> str:
+        """Return what can be learned from it, as a line."""
+        frames = len(self.paths)
+        depths = 0 if self._rectifier else sum(self._depth_of(p).is_file() for p in self.paths)
+        line = (
+            f'{self.name}: {frames} images with a pose, the last {frames - self.held_out_from} '
+            f'held out; depth of {depths}'
+        )
+        ignored = self._rectifier is not None and self._depth.is_dir()
+        return f'{line} (not used: the images are distorted)' if ignored else line
+
+    def image(self, frame: int, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
         """Return (h, w, 3) uint8 and depth (h, w) float32 metres, 0 where unknown.
 
         :raises SourceError: the image or its depth cannot be read.
@@ -87,58 +130,53 @@ class Recording:
         path = self.paths[frame]
         image = decode_eight_bit(path.read_bytes())
         depth = np.zeros(image.shape[:2], np.float32)
-        file = self._depth / f'{path.stem}.png'
         if self._rectifier is not None:
             # Depth of distorted images is not used: it is not rectified.
             image = self._rectifier.rectify(image)
-        elif file.is_file():
-            depth = read_depth(file, self._depth_unit_m)
-        crop = middle_part(image.shape[1], image.shape[0], size)
-        part = image[crop[1] : crop[1] + crop[3], crop[0] : crop[0] + crop[2]]
-        resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-        return resized, _nearest(depth, image, crop, size)
+        elif self._depth_of(path).is_file():
+            depth = read_depth(self._depth_of(path), self._depth_unit_m)
+        return geometry.apply(image), _nearest(depth, geometry)
 
-    def intrinsics(self, size: tuple[int, int]) -> Intrinsics:
+    def intrinsics(self, geometry: Geometry) -> Intrinsics:
         """Return the intrinsics of the images that :meth:`image` returns."""
-        K = self._camera.intrinsics if self._rectifier is None else self._rectifier.intrinsics
-        return K.cropped(*middle_part(K.width, K.height, size)).resized(*size)
+        return geometry.to_network(self._intrinsics)
+
+    def _depth_of(self, image: Path) -> Path:
+        return self._depth / f'{image.stem}.png'
 
 
-def nearest_size(sizes: Sequence[tuple[int, int]], aspect: float) -> tuple[int, int]:
-    """Return the (width, height) whose aspect is nearest to ``aspect``, width over height."""
-    return min(sizes, key=lambda s: abs(np.log(s[0] / s[1] / aspect)))
-
-
-def middle_part(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return x, y, width and height of the largest centred crop with the aspect of ``size``."""
-    w = min(width, round(height * size[0] / size[1]))
-    h = min(height, round(width * size[1] / size[0]))
-    return (width - w) // 2, (height - h) // 2, w, h
-
-
-def _nearest(
-    depth: np.ndarray, image: np.ndarray, crop: tuple[int, int, int, int], size: tuple[int, int]
-) -> np.ndarray:
+def _nearest(depth: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Return depth at the centres of the resized pixels: averaging would mix near and far."""
-    x = (crop[0] + (np.arange(size[0]) + 0.5) * crop[2] / size[0]) / image.shape[1]
-    y = (crop[1] + (np.arange(size[1]) + 0.5) * crop[3] / size[1]) / image.shape[0]
-    rows, columns = (y * depth.shape[0]).astype(int), (x * depth.shape[1]).astype(int)
+    source_pixels = np.linalg.inv(geometry.pixels_network_source)
+    size = (geometry.width, geometry.height), (geometry.source_width, geometry.source_height)
+    columns, rows = (
+        (
+            (source_pixels[k, k] * np.arange(size[0][k]) + source_pixels[k, 2] + 0.5)
+            * depth.shape[1 - k]
+            / size[1][k]
+        ).astype(int)
+        for k in (0, 1)
+    )
     return depth[rows[:, None], columns]
 
 
 class RecordedClips:
     """Clips of recordings in a share of the steps, those of procedural worlds in the others.
 
-    :raises SourceError: one of the folders cannot be used.
+    Their images have the size that the network gives them when it is used.
     """
 
     def __init__(
-        self, settings: TrainingSettings, folders: list[Path], worlds: CachedClips,
-        device: torch.device, shard: int = 0,
-    ) -> None:  # fmt: skip
-        self._settings, self._worlds = settings, worlds
-        self._device, self._shard = device, shard
-        self._recordings = [Recording(folder) for folder in folders]
+        self,
+        settings: TrainingSettings,
+        recordings: list[Recording],
+        network: PairNetwork,
+        worlds: CachedClips,
+        device: torch.device,
+        shard: int = 0,
+    ) -> None:
+        self._settings, self._recordings, self._worlds = settings, recordings, worlds
+        self._network, self._device, self._shard = network, device, shard
 
     def training(self, step: int) -> tuple[StepPlan, Clips]:
         """Return the clips of a step."""
@@ -147,47 +185,46 @@ class RecordedClips:
             return self._worlds.training(step)
         chosen = np.random.default_rng((seed, step, 61)).integers(len(self._recordings))
         recording = self._recordings[int(chosen)]
-        plan = self._fitted(plan_step(self._settings, step), recording)
+        plan, stage = plan_step(self._settings, step), self._settings.stage_at(step)
         parts = []
         for k in range(plan.clips):
             rng = np.random.default_rng((seed, step, self._shard, k, 62))
-            frames = draw_frames(rng, recording.held_out_from, plan.views)
-            parts.append(self._clip(recording, frames, plan))
-        return plan, Clips.joined(parts)
+            frames = recording.draw_frames(rng, plan.views)
+            parts.append(self._clip(recording, frames, stage.settings))
+        _, _, height, width = parts[0].shape
+        clips = augmented(Clips.joined(parts), rng)
+        return replace(plan, width=width, height=height), clips
 
-    def validation(self, split: Split, clips: int) -> list[Clips]:
-        """Return clips of the held-out ends, as the split of held-out seeds."""
-        if split is not Split.HELD_OUT_SEEDS:
-            return []
+    def validation(self, clips: int) -> dict[str, list[Clips]]:
+        """Return clips of the held-out end of each recording, and those of worlds."""
         views = self._settings.data.clip_frames
-        out = []
-        for number in range(clips):
-            recording = self._recordings[number % len(self._recordings)]
-            plan = self._fitted(StepPlan(1, views, 14, 14, True), recording)
-            rng = np.random.default_rng((self._settings.seed, number, 63))
-            first = recording.held_out_from
-            frames = first + draw_frames(rng, len(recording.paths) - first, views, onward=True)
-            out.append(self._clip(recording, frames, plan))
-        return out
+        sets: dict[str, list[Clips]] = {}
+        for index, recording in enumerate(self._recordings):
+            seed = self._settings.seed, index
+            rngs = [np.random.default_rng((*seed, k, 63)) for k in range(clips)]
+            name = f'end of {recording.name}'
+            sets[name if name not in sets else f'{name} ({index + 1})'] = [
+                self._clip(recording, recording.draw_held_out(rng, views), self._settings.joint)
+                for rng in rngs
+            ]
+        if self._settings.data.recorded < 1:
+            sets |= self._worlds.validation(clips)
+        return sets
 
-    def _fitted(self, plan: StepPlan, recording: Recording) -> StepPlan:
-        """Return the plan with the size whose aspect is nearest to the recording's."""
-        sizes = image_sizes(self._settings.joint.sizes)
-        width, height = nearest_size(sizes, recording.aspect)
-        return replace(plan, width=width, height=height)
-
-    def _clip(self, recording: Recording, frames: np.ndarray, plan: StepPlan) -> Clips:
-        size = (plan.width, plan.height)
-        loaded = [recording.image(int(f), size) for f in frames]
+    def _clip(self, recording: Recording, frames: np.ndarray, stage: StageSettings) -> Clips:
+        geometry = geometry_rule(self._network, max(largest_size(stage.sizes)))(*recording.size)
+        loaded = [recording.image(int(f), geometry) for f in frames]
         images = np.stack([image for image, _ in loaded]).transpose(0, 3, 1, 2)
         depth = torch.from_numpy(np.stack([d for _, d in loaded])).to(self._device)
-        intrinsics = recording.intrinsics(size)
+        intrinsics = recording.intrinsics(geometry)
         T = torch.from_numpy(recording.T_world_camera[frames])
         T = (torch.linalg.inv(T[:1]) @ T).to(self._device)
         return Clips(
             images=torch.from_numpy(np.ascontiguousarray(images)).to(self._device)[None],
             depth=depth[None],
-            rays=camera_rays(camera_numbers(intrinsics, self._device), plan.height, plan.width),
+            rays=camera_rays(
+                camera_numbers(intrinsics, self._device), geometry.height, geometry.width
+            ),
             T_world_camera=T.float()[None],
             fov=torch.tensor([fov_of(intrinsics)], dtype=torch.float32, device=self._device),
             moving=torch.zeros_like(depth, dtype=torch.bool)[None],

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...model.tiny.matching import Matches, Similarities
 from ...model.tiny.stem import STRIDE
-from ...model.tiny.tiny_network import camera_of_fov, FrameFeatures, SolvedPairs, TinyNetwork
+from ...model.tiny.tiny_network import camera_of_fov, PairFeatures, SolvedPairs, TinyNetwork
 from . import losses, matching_losses
 from .clips import Clips
 from .matching_losses import TruePlaces, View
@@ -81,7 +81,7 @@ class _Seen(NamedTuple):
     :ivar camera: (B, 4), with which pairs are solved.
     """
 
-    features: FrameFeatures
+    features: PairFeatures
     scale: Tensor
     camera: Tensor
     parts: dict[str, Tensor]
@@ -107,13 +107,13 @@ def evaluate_tiny(
             descriptors = network.describe_alone(clips.images)
         h, w = descriptors.coarse.shape[-2:]
         log_depth = approximate_log_depth(clips.depth, (h, w), step.rng)
-        features = FrameFeatures(*descriptors, log_depth, clips.fov[:, None].expand(-1, S, -1))
+        features = PairFeatures(*descriptors, log_depth, clips.fov[:, None].expand(-1, S, -1))
         seen = _Seen(features, true_scale, clips.camera, {}, {})
     else:
         seen = _encoded(network, clips, true_scale, settings, step, autocast)
     plan = PairPlan(*(part.to(clips.depth.device) for part in plan_pairs(B, S, step.rng)))
-    flat = FrameFeatures(*(f.flatten(0, 1) for f in seen.features))
-    source, target = (FrameFeatures(*(f[k] for f in flat)) for k in plan[:2])
+    flat = PairFeatures(*(f.flatten(0, 1) for f in seen.features))
+    source, target = (PairFeatures(*(f[k] for f in flat)) for k in plan[:2])
     h, w = source.coarse.shape[-2:]
     true = _true_places(clips, plan, (h, w))
     similarities = network.matcher.similarities(source.coarse, target.coarse)
@@ -160,7 +160,7 @@ def _encoded(
     camera = clips.camera
     if step.rng.uniform() < settings.own_camera:
         camera = camera_of_fov(encoded.fov.detach().mean(1), (H, W))
-    return _Seen(FrameFeatures(*encoded.cache.pair_features), scale, camera, parts, errors)
+    return _Seen(PairFeatures(*encoded.cache.pair_features), scale, camera, parts, errors)
 
 
 def _pair_losses(
@@ -170,9 +170,19 @@ def _pair_losses(
     scales: tuple[Tensor, Tensor],
     settings: LossSettings,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of the confidences of pairs, and their errors."""
+    """Return the loss of the confidences of pairs, and their errors.
+
+    Without depth the scale of a clip, on either side, is the mean length of its steps.
+    """
     R, t = _motions(clips, plan)
-    own, true = (scale[plan.source // clips.shape[1], None] for scale in scales)
+    clip = plan.source // clips.shape[1]
+    has_depth = (clips.depth > 0).flatten(1).any(1)
+    own, true = (
+        torch.where(has_depth, scale, _mean_length(step, clip, plan.shared, len(scale)))[
+            clip, None
+        ]
+        for scale, step in zip(scales, (solved.translation, t), strict=True)
+    )
     rotation = losses.chord(solved.rotation, R)
     translation = (solved.translation / own - t / true).norm(dim=-1)
     both = torch.stack((translation, rotation), dim=-1).clamp(max=_NOTHING_SHARED)
@@ -186,11 +196,21 @@ def _pair_losses(
     }
 
 
+def _mean_length(steps: Tensor, clip: Tensor, shared: Tensor, clips: int) -> Tensor:
+    """Return the mean length of the translations (P, 3) within each clip: its scale, (clips,)."""
+    length = torch.where(shared, steps.detach().norm(dim=-1), 0.0)
+    total, count = (
+        torch.zeros(clips, device=clip.device).index_add(0, clip, values)
+        for values in (length, shared.float())
+    )
+    return (total / count.clamp(min=1)).clamp(min=1e-3)
+
+
 def _match_losses(
     network: TinyNetwork,
     similarities: Similarities,
-    source: FrameFeatures,
-    target: FrameFeatures,
+    source: PairFeatures,
+    target: PairFeatures,
     matches: Matches,
     true: TruePlaces,
     seed: torch.Generator,

@@ -18,7 +18,7 @@ from ...core.config import is_image_size
 from ...core.errors import CheckpointError, ModelError
 from ...model.network import PairNetwork
 from ...model.tiny.tiny_network import TinyNetwork
-from ...model.weights.checkpoint import IMAGE_SIZE, save_network
+from ...model.weights.checkpoint import IMAGE_SIZE, ORIGIN, save_network
 from .cached_clips import CachedClips
 from .clips import Clips
 from .initial_weights import new_network
@@ -38,7 +38,6 @@ from .schedule import average_share, learning_rate, parameter_groups
 from .tiny_objective import evaluate_tiny, TinyStep
 from .training_settings import image_sizes, Stage, TrainingSettings
 from .training_state import load_state, save_state
-from .training_worlds import Split
 from .validation import (
     evaluate_constant_velocity,
     evaluate_network,
@@ -94,6 +93,8 @@ class Trainer:
     """A training in a folder, continued where the folder's state was written.
 
     :param network: initial weights; None: new ones.
+    :param provenance: origin and licence of the initial weights, for the header of the trained
+        ones; a training that continues keeps its own.
     :param log_line: prints one line; called by the main process only.
     :ivar step: steps done so far.
     :ivar average: the moving average of the weights, which is validated and saved.
@@ -109,6 +110,7 @@ class Trainer:
         folder: Path,
         log_line: LogLine = print,
         network: PairNetwork | None = None,
+        provenance: Mapping[str, str] | None = None,
     ) -> None:
         self.settings, self.source, self.process, self.folder = settings, source, process, folder
         self._log_line = log_line if process.is_main else lambda text: None
@@ -119,8 +121,9 @@ class Trainer:
         groups = parameter_groups(self.network, optimiser.weight_decay)
         self._optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
         self.step = 0
+        self.provenance = dict(provenance or {ORIGIN: 'random weights'})
         if (folder / STATE).exists():
-            self.step = load_state(
+            self.step, self.provenance = load_state(
                 folder / STATE, settings, self.network, self.average, self._optimiser
             )
         self._progress = ProgressTable(folder / PROGRESS, self.step)
@@ -268,25 +271,22 @@ class Trainer:
         self._shown = list(shown)
 
     def _validate(self) -> None:
-        """Evaluate the average on both held-out sets and add the rows."""
+        """Evaluate the average on all held-out sets and add the rows."""
         if self.process.is_main:
             rows: list[dict[str, Any]] = []
             examples, predict = [], network_predictor(self.average)
-            for split in (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS):
-                clips = self.source.validation(split, self.settings.report.validation_clips)
-                if not clips:
-                    continue
-                name = split.name.lower().replace('_', ' ')
+            sets = self.source.validation(self.settings.report.validation_clips)
+            for name, clips in sets.items():
                 errors = evaluate_network(predict, clips)
                 examples.append((clips[0], predict(clips[0])))
                 rows.append(_validation_row(self.step, name, errors))
                 if self.step == 0:
                     guess = evaluate_constant_velocity(clips)
                     rows.append(_validation_row(0, f'{name}, constant velocity', guess))
-            if rows:
-                self._validation.add(rows)
-                self._log_line(table_text(rows))
-                draw_examples(self.folder, examples)
+            self._validation.add(rows)
+            columns = [name for name in rows[0] if not name.endswith('_quintiles')]  # too wide
+            self._log_line(table_text([{name: row[name] for name in columns} for row in rows]))
+            draw_examples(self.folder, examples)
         all_agree(self.process, True)  # the other processes wait here
 
     def _save(self) -> None:
@@ -294,8 +294,9 @@ class Trainer:
         if self.process.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             path, networks = self.folder / STATE, (self.network, self.average)
-            save_state(path, self.step, self.settings, *networks, self._optimiser)
-            about = {'variant': self.settings.variant, 'steps': str(self.step)}
+            progress = self.step, self.provenance
+            save_state(path, progress, self.settings, *networks, self._optimiser)
+            about = {'variant': self.settings.variant, 'steps': str(self.step), **self.provenance}
             sizes = self.settings.stage_at(self.step - 1).settings.sizes
             largest = max(max(size) for size in image_sizes(sizes))
             if is_image_size(largest):

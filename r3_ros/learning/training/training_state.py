@@ -28,14 +28,15 @@ _FREE = ('data.clips', 'matching.steps', 'joint.steps', 'large.steps')
 
 def save_state(
     path: Path,
-    step: int,
+    progress: tuple[int, Mapping[str, str]],
     settings: TrainingSettings,
     network: nn.Module,
     average: nn.Module,
     optimiser: torch.optim.Optimizer,
 ) -> None:
-    """Write the state after ``step`` steps, completely or not at all.
+    """Write the state of a training, completely or not at all.
 
+    :param progress: steps done, and the provenance of the weights.
     :raises OutputError: the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
@@ -47,7 +48,8 @@ def save_state(
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     about = {
         'format': FORMAT,
-        'step': str(step),
+        'step': str(progress[0]),
+        'provenance': json.dumps(dict(progress[1])),
         'settings': json.dumps(flattened(settings)),
     }
     with atomic_path(path) as temporary:
@@ -63,8 +65,8 @@ def load_state(
     network: nn.Module,
     average: nn.Module,
     optimiser: torch.optim.Optimizer,
-) -> int:
-    """Load networks and optimiser from a file; return the number of steps done.
+) -> tuple[int, dict[str, str]]:
+    """Load networks and optimiser; return the steps done and the provenance of the weights.
 
     :raises CheckpointError: missing, damaged, or of another network.
     :raises ConfigError: it was made with other settings; those of ``report``, the
@@ -93,7 +95,7 @@ def load_state(
                 state[part] = torch.zeros_like(parameter)
             for part in _ADAMW:
                 _fill(path, state[part], tensors, f'{part}.{name}')
-    return step
+    return step, json.loads(about.get('provenance', '{}'))
 
 
 def _fill(path: Path, target: Tensor, tensors: Mapping[str, Tensor], key: str) -> None:

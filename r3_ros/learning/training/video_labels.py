@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from ...classical.pinhole import Pinhole
 from ...core.atomic_files import atomic_directory
 from ...core.config import R3Config
-from ...core.datatypes import DepthMap, Intrinsics
+from ...core.datatypes import DepthMap, Estimate, Frame, Intrinsics
 from ...core.errors import ConfigError, SourceError
 from ...core.geometry import inverse, transform, unproject
 from ...core.parameter_fields import updated
@@ -89,8 +90,17 @@ def _estimated(path: Path, log_line: LogLine) -> _Labels:
             if known.any():
                 points[m.frame_id] = unproject(m.depth, K.fx, K.fy, K.cx, K.cy)[known]
 
-    with closing(load_engine(_CONFIG)) as engine, open_source(path) as source:
-        run = run_source(source, engine, on_frame=lambda _, estimate: keep(estimate.depths))
+    with (
+        closing(load_engine(_CONFIG)) as engine,
+        open_source(path) as source,
+        tqdm(total=source.length, unit=' frames', desc=path.name, disable=None) as bar,
+    ):
+
+        def on_frame(_: Frame, estimate: Estimate) -> None:
+            keep(estimate.depths)
+            bar.update()
+
+        run = run_source(source, engine, on_frame=on_frame)
     keep(run.last_depths)
     assert run.trajectory is not None and run.intrinsics is not None
     view, ids = run.trajectory, [record.frame_id for record in run.records if record.tracked]

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 from torch import Tensor
 
 from ...core.errors import ModelError
 from ..network import FrameCache
-from .slots import Slots
+from .slots import EntryT, Slots
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class CacheBudget:
     host_bytes: int
 
 
-class FrameMemory:
+class FrameMemory(Generic[EntryT]):
     """Cache entries and images by frame id. Used by one thread.
 
     :ivar entry_bytes: size of one frame's entry; 0 before the first.
@@ -41,7 +42,7 @@ class FrameMemory:
         self._device_bytes = budget.device_bytes
         self._host_bytes = budget.host_bytes
         self.entry_bytes = 0
-        self._slots: Slots | None = None
+        self._slots: Slots[EntryT] | None = None
         # The least recently used entries come first: the slot of each.
         self._on_device: dict[int, int] = {}
         self._on_host: dict[int, tuple[Tensor, ...]] = {}
@@ -96,7 +97,9 @@ class FrameMemory:
                 'stream.retrieved_keyframes or model.image_size'
             )
 
-    def context(self, frame_ids: Sequence[int]) -> tuple[FrameCache | None, list[int]]:
+    def context(
+        self: FrameMemory[FrameCache], frame_ids: Sequence[int]
+    ) -> tuple[FrameCache | None, list[int]]:
         """Return the cache of these frames on the device, and their places in it.
 
         It has room for the frame that attends to them, which :meth:`keep` adds. None without
@@ -105,11 +108,31 @@ class FrameMemory:
         :raises KeyError: the entry of a frame is not held.
         :raises ModelError: so many do not fit on the device.
         """
-        missing = [i for i in frame_ids if not self.in_full(i)]
-        if missing:
-            raise KeyError(f'no keys and values are held for frames {missing}')
+        self._bring(frame_ids)
         if not frame_ids:
             return None, []
+        self._move_to_front(frame_ids)
+        places = [self._on_device[i] for i in frame_ids]
+        return self._device_slots.context(len(frame_ids)), places
+
+    def entries(self, frame_ids: Sequence[int]) -> list[EntryT]:
+        """Return the entries of these frames on the device, valid until the next call.
+
+        There is room for one more frame, as :meth:`context` has it.
+
+        :raises KeyError: the entry of a frame is not held.
+        :raises ModelError: so many do not fit on the device.
+        """
+        self._bring(frame_ids)
+        return [self._device_slots.entry(self._on_device[i]) for i in frame_ids]
+
+    def _bring(self, frame_ids: Sequence[int]) -> None:
+        """Bring the entries of these frames to the device, where one more stays free."""
+        missing = [i for i in frame_ids if not self.in_full(i)]
+        if missing:
+            raise KeyError(f'nothing is cached of frames {missing}')
+        if not frame_ids:
+            return
         self.check_room_for(len(frame_ids))
         self._largest_context = max(self._largest_context, len(frame_ids))
         for frame_id in frame_ids:
@@ -123,13 +146,8 @@ class FrameMemory:
                 self._on_device[frame_id] = slot
                 del self._on_host[frame_id]
                 self._leave_on_device(self._device_capacity - 1, frame_ids)
-        self._move_to_front(frame_ids)
-        places = [self._on_device[i] for i in frame_ids]
-        return self._device_slots.context(len(frame_ids)), places
 
-    def keep(
-        self, frame_id: int, entry: FrameCache | None, image: np.ndarray | None = None
-    ) -> None:
+    def keep(self, frame_id: int, entry: EntryT | None, image: np.ndarray | None = None) -> None:
         """Hold the entry of a new frame, or of one of which only the image is held.
 
         :param entry: copied; None: it was written into the room of the last context.
@@ -146,7 +164,7 @@ class FrameMemory:
             self._on_device[frame_id] = slots.room
         else:
             self._on_device[frame_id] = slot = self._free_slot()
-            slots.put(slot, entry)
+            slots.put(slot, entry.parts)
         # If the image does not fit, all frames fit on the device: see capacity.
         if image is not None and frame_id not in self._images:
             self._add_image(frame_id, image)
@@ -183,7 +201,7 @@ class FrameMemory:
         return self._device_bytes // self.entry_bytes
 
     @property
-    def _device_slots(self) -> Slots:
+    def _device_slots(self) -> Slots[EntryT]:
         assert self._slots is not None, 'no entry has set the size of the slots'
         return self._slots
 
@@ -191,7 +209,7 @@ class FrameMemory:
     def _image_bytes(self) -> int:
         return sum(image.nbytes for image in self._images.values())
 
-    def _begin_with(self, entry: FrameCache) -> None:
+    def _begin_with(self, entry: EntryT) -> None:
         if self._device_bytes < 2 * entry.nbytes:
             raise ModelError(
                 f'a frame takes {entry.nbytes / 2**20:.0f} MiB of cache, and at least two '

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ...core.errors import FrameError
-from ..network import PairNetwork
+from ..network import FrameCache, PairNetwork
 from ..transfers import fetched, uploaded
 from .frame_memory import FrameMemory
 
@@ -22,7 +22,11 @@ class Recomputation:
     """Recomputes entries, a few for each new frame. Used by one thread."""
 
     def __init__(
-        self, network: PairNetwork, memory: FrameMemory, device: torch.device, per_frame: int
+        self,
+        network: PairNetwork,
+        memory: FrameMemory[FrameCache],
+        device: torch.device,
+        per_frame: int,
     ) -> None:
         """Recompute at most ``per_frame`` entries for each new frame."""
         self._network = network

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from ...core.errors import ModelError
-from ..backbone import KeyValues
+from ..multi_view import FrameFeatures
 from ..network import FrameCache
 from ..transfers import host_copy
 
-#: Dimension of the slots in keys and values (L, 2, B, h, slots, P, d), L blocks across frames; in
-#: pair features (B, slots, ...).
-_OF_KEYS, _OF_FEATURES = 4, 1
+#: What is cached of a frame: all entries have one size.
+EntryT = TypeVar('EntryT', FrameCache, FrameFeatures)
 
 
-class Slots:
-    """Slots of entries, each with one frame's keys, values and pair features.
+class Slots(Generic[EntryT]):
+    """Slots of entries of one frame each.
 
     The first slots are contiguous for every head of every block, so attention reads them in place.
 
     :ivar room: the slot into which the frame that attends to the last context is written.
     """
 
-    def __init__(self, entry: FrameCache, count: int) -> None:
+    def __init__(self, entry: EntryT, count: int) -> None:
         """Allocate memory for entries like this one.
 
         :raises ModelError: there is not so much memory on the host.
         """
-        parts = _parts_of(entry)
-        self._device, self._entry_bytes = parts[0].device, entry.nbytes
-        self._one = [torch.empty_like(part, device='meta') for part in parts]
+        parts = entry.parts
+        self._device = parts[0].device
+        self._one: EntryT = entry.with_parts(
+            [torch.empty_like(part, device='meta') for part in parts]
+        )
+        self._dimensions = entry.frame_dimensions
         self._parts: list[Tensor] = []
         self._contexts: dict[int, FrameCache] = {}
         self.room = 0
@@ -48,9 +51,9 @@ class Slots:
         self._contexts, self._parts = {}, []
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
-        for n, one in enumerate(self._one):
+        for one, dimension in zip(self._one.parts, self._dimensions, strict=True):
             shape = list(one.shape)
-            shape[_OF_FEATURES if n else _OF_KEYS] = count
+            shape[dimension] = count
             try:
                 self._parts.append(torch.empty(shape, dtype=one.dtype, device=self._device))
             except RuntimeError as error:
@@ -58,43 +61,35 @@ class Slots:
                     raise
                 raise ModelError(
                     f'there is no memory for {count} cached frames of '
-                    f'{self._entry_bytes / 2**20:.0f} MiB: lower memory.max_gpu_mib'
+                    f'{self._one.nbytes / 2**20:.0f} MiB: lower memory.max_gpu_mib'
                 ) from error
 
-    def context(self, count: int) -> FrameCache:
+    def context(self: Slots[FrameCache], count: int) -> FrameCache:
         """Return the first slots, with the next one as their extension."""
         if count not in self._contexts:
-            self._contexts[count] = replace(self._first(count), extended=self._first(count + 1))
+            first, extended = (self._one.with_parts(self._range(0, n)) for n in (count, count + 1))
+            self._contexts[count] = replace(first, extended=extended)
         return self._contexts[count]
 
-    def put(self, slot: int, entry: FrameCache | Sequence[Tensor]) -> None:
-        """Copy an entry into a slot, from the network or from :meth:`host_entry`."""
-        parts = _parts_of(entry) if isinstance(entry, FrameCache) else entry
-        for into, part in zip(self._slot(slot), parts, strict=True):
+    def entry(self, slot: int) -> EntryT:
+        """Return an entry in its slot: valid until another is put there."""
+        return self._one.with_parts(self._range(slot))
+
+    def put(self, slot: int, parts: Sequence[Tensor]) -> None:
+        """Copy the parts of an entry into a slot, from the network or from :meth:`host_entry`."""
+        for into, part in zip(self._range(slot), parts, strict=True):
             into.copy_(part, non_blocking=True)
 
     def copy(self, source: int, target: int) -> None:
         """Copy a slot to another."""
-        self.put(target, self._slot(source))
+        self.put(target, self._range(source))
 
     def host_entry(self, slot: int) -> tuple[Tensor, ...]:
         """Return a copy of a slot in host memory, in the order of the computations."""
-        return tuple(host_copy(part) for part in self._slot(slot))
+        return tuple(host_copy(part) for part in self._range(slot))
 
-    def _slot(self, slot: int) -> list[Tensor]:
+    def _range(self, start: int, count: int = 1) -> list[Tensor]:
         return [
-            part.narrow(_OF_FEATURES if n else _OF_KEYS, slot, 1)
-            for n, part in enumerate(self._parts)
+            part.narrow(dimension, start, count)
+            for part, dimension in zip(self._parts, self._dimensions, strict=True)
         ]
-
-    def _first(self, count: int) -> FrameCache:
-        keys_and_values, *features = self._parts
-        return FrameCache(
-            tuple(KeyValues(*layer.unbind()) for layer in keys_and_values[..., :count, :, :]),
-            tuple(part[:, :count] for part in features),
-        )
-
-
-def _parts_of(entry: FrameCache) -> list[Tensor]:
-    layers = [torch.stack([kv.keys, kv.values]) for kv in entry.key_values]
-    return [torch.stack(layers), *entry.pair_features]

@@ -28,6 +28,8 @@ _MOST_LOG_TEMPERATURE = 4.0
 _MUTUAL = 0.7
 _LONGEST_CYCLE = 8.0
 _LEAST_SHARE = 1e-6
+#: Similarities that are computed at once.
+MOST_SIMILARITIES = 2**20
 
 
 class Similarities(NamedTuple):

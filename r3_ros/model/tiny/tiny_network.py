@@ -21,7 +21,7 @@ from ..depth_head import DenseDepth
 from ..layers import in_float32
 from ..network import FrameCache, normalised, PairNetwork, Prediction
 from ..variants import NetworkConfig, PATCH
-from .matching import cell_centres, chosen_cells, Matcher, Matches
+from .matching import cell_centres, chosen_cells, Matcher, Matches, MOST_SIMILARITIES
 from .pair_solver import MatchedPoints, Motions, solve_motions
 from .stem import DescriptorHead, Descriptors, Stem, STRIDE
 
@@ -33,8 +33,6 @@ _NOISE = 0.005
 _PRIOR = 10.0
 #: Fields of view outside of this range, radians, are predicted by untrained networks only.
 _FOV_RANGE = (0.2, 2.8)
-#: Similarities that are computed at once.
-MOST_SIMILARITIES = 2**20
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class TinyTokens(Tokens):
     descriptors: Descriptors
 
 
-class FrameFeatures(NamedTuple):
+class PairFeatures(NamedTuple):
     """What the pairs of frames need, with any leading dimensions.
 
     :ivar coarse: (..., 48, h, w) descriptors of cells; ``fine``: (..., 24, H // 2, W // 2).
@@ -149,7 +147,7 @@ class TinyNetwork(PairNetwork):
             features = cached.features_with(features)
         size = described.rows * PATCH, described.columns * PATCH
         S = described.tokens.shape[1]
-        pairs = self.pairs(FrameFeatures(*features), S, causal, camera, size)
+        pairs = self.pairs(PairFeatures(*features), S, causal, camera, size)
         return Prediction(
             encoded.fov, pairs, encoded.cache, encoded.camera_feature, *encoded.dense[:2]
         )
@@ -169,13 +167,13 @@ class TinyNetwork(PairNetwork):
             fov = self.cam_dec.fov(feature)
         dense = self._dense(taps.features, described, rays=False)
         log_depth = F.avg_pool2d(dense.depth.log(), STRIDE)
-        kept = FrameFeatures(*described.descriptors, log_depth, fov)
+        kept = PairFeatures(*described.descriptors, log_depth, fov)
         return Encoded(fov, feature, dense, FrameCache(taps.key_values, kept))
 
     def observe(
         self,
-        source: FrameFeatures,
-        target: FrameFeatures,
+        source: PairFeatures,
+        target: PairFeatures,
         matches: tuple[Matches, Matches],
         camera: Tensor,
     ) -> ObservedPairs:
@@ -208,8 +206,8 @@ class TinyNetwork(PairNetwork):
 
     def _observed(
         self,
-        source: FrameFeatures,
-        target: FrameFeatures,
+        source: PairFeatures,
+        target: PairFeatures,
         points: Tensor,
         matches: Matches,
         camera: Tensor,
@@ -223,7 +221,7 @@ class TinyNetwork(PairNetwork):
 
     def pairs(
         self,
-        features: FrameFeatures,
+        features: PairFeatures,
         S: int,
         causal: bool,
         camera: Tensor | None,
@@ -266,7 +264,7 @@ class TinyNetwork(PairNetwork):
 
     def _matched(
         self,
-        features: FrameFeatures,
+        features: PairFeatures,
         i: Sequence[int],
         j: Sequence[int],
         camera: Tensor | None,
@@ -282,7 +280,7 @@ class TinyNetwork(PairNetwork):
         for start in range(0, len(i), at_once):
             chosen = slice(start, start + at_once)
             source, target = (
-                FrameFeatures(*(f[:, k[chosen]].transpose(0, 1).flatten(0, 1) for f in features))
+                PairFeatures(*(f[:, k[chosen]].transpose(0, 1).flatten(0, 1) for f in features))
                 for k in (i, j)
             )
             if camera is None:

@@ -15,6 +15,8 @@ import re
 from ...core.errors import ModelError
 
 SUFFIX = '.safetensors'
+#: In the place of a licence that nobody recorded.
+UNKNOWN = 'unknown'
 DIGEST = re.compile('[0-9a-f]{64}')
 _BLOCK_BYTES = 1 << 20
 
@@ -27,6 +29,7 @@ class PublishedWeights:
     :ivar repo: repository on the Hugging Face hub, empty for a file of this package;
         ``filename``: the file in it.
     :ivar licence: SPDX identifier.
+    :ivar source: where the licence was read, and its date.
     :ivar note: shown before a download.
     """
 
@@ -36,6 +39,7 @@ class PublishedWeights:
     filename: str
     licence: str
     purpose: str
+    source: str
     note: str = ''
 
     @property
@@ -49,27 +53,47 @@ class PublishedWeights:
         return not self.repo
 
     @property
+    def is_pickle(self) -> bool:
+        """Whether the file is a pickle, which may run code when loaded and is never read here."""
+        return not self.filename.endswith(SUFFIX)
+
+    @property
     def commercial_use(self) -> bool:
         """Whether the licence allows commercial use."""
-        return self.licence == _FREE
+        return allows_commercial_use(self.licence)
+
+
+_FREE, _NON_COMMERCIAL, _SHARE_ALIKE = 'Apache-2.0', 'CC-BY-NC-4.0', 'CC-BY-NC-SA-4.0'
+#: Not in the SPDX list: Meta's VGGT License v1 of 29 July 2025.
+_VGGT = 'LicenseRef-VGGT-v1'
+#: Licences that allow commercial use.
+_COMMERCIAL = (_FREE, _VGGT)
 
 
 def _r3(name: str, purpose: str) -> PublishedWeights:
-    note = (
-        'This licence is from a secondary source (the pull request of a notebook repository, '
-        'September 2026); we could not read the model card, which is what counts.'
-    )
-    filename = f'{name}{SUFFIX}'
+    source = 'pull request of a notebook repository (secondary), September 2026'
+    note = 'The licence is from a secondary source; the model card, which counts, was not read.'
+    file = f'{name}{SUFFIX}'
     return PublishedWeights(
-        name, 'r3-large', 'KevinXu02/R3', filename, 'CC-BY-NC-4.0', purpose, note
+        name, 'r3-large', 'KevinXu02/R3', file, _NON_COMMERCIAL, purpose, source, note
     )
 
 
 def _da3(
     repo: str, licence: str, purpose: str, note: str = '', variant: str = ''
 ) -> PublishedWeights:
-    name, repo = repo.lower(), f'depth-anything/{repo}'
-    return PublishedWeights(name, variant or name, repo, f'model{SUFFIX}', licence, purpose, note)
+    network, repo = repo.lower(), f'depth-anything/{repo}'
+    name, file = network.replace('-', '_'), f'model{SUFFIX}'
+    source = 'README of Depth Anything 3, commit 2c21ea8, December 2025'
+    return PublishedWeights(name, variant or network, repo, file, licence, purpose, source, note)
+
+
+def _naver(name: str, repo: str, purpose: str, source: str) -> PublishedWeights:
+    note = (
+        'Its authors add that the licences of the training data and of the base weights apply too.'
+    )
+    file = f'model{SUFFIX}'
+    return PublishedWeights(name, name, f'naver/{repo}', file, _SHARE_ALIKE, purpose, source, note)
 
 
 _RETRAINED = 'Its authors deprecate it in favour of {0}, retrained after a mistake was corrected.'
@@ -77,8 +101,9 @@ _TWO_LICENCES = (
     "The model card was seen tagged Apache-2.0 while the authors' table says CC BY-NC 4.0; the "
     'stricter one is assumed here until they agree.'
 )
-_FREE, _NON_COMMERCIAL, _ANY_VIEW = 'Apache-2.0', 'CC-BY-NC-4.0', 'depth and poses of any views'
-_LARGE_NOTE, _GIANT_NOTE = map(_RETRAINED.format, ('da3-large-1.1', 'da3-giant-1.1'))
+_ANY_VIEW = 'depth and poses of any views'
+_LARGE_NOTE, _GIANT_NOTE = map(_RETRAINED.format, ('da3_large_1.1', 'da3_giant_1.1'))
+_VGGT_SOURCE = "other projects' reports of its README and licence (secondary), August 2026"
 
 #: All files, by name.
 CATALOGUE: dict[str, PublishedWeights] = {
@@ -91,6 +116,7 @@ CATALOGUE: dict[str, PublishedWeights] = {
             f'r3_tiny{SUFFIX}',
             _FREE,
             'streams on a CPU',
+            'trained by this project, docs/r3_tiny.md',
         ),
         _r3('r3', 'streams: indoors, small scenes'),
         _r3('r3_long', 'streams: outdoors, long trajectories'),
@@ -101,8 +127,78 @@ CATALOGUE: dict[str, PublishedWeights] = {
         _da3('DA3-GIANT', _NON_COMMERCIAL, f'{_ANY_VIEW} (old)', _GIANT_NOTE),
         _da3('DA3-GIANT-1.1', _NON_COMMERCIAL, f'{_ANY_VIEW}; largest', variant='da3-giant'),
         _da3('DA3METRIC-LARGE', _FREE, 'depth of one view in metres, and sky'),
+        PublishedWeights(
+            'vggt',
+            'vggt',
+            'facebook/VGGT-1B',
+            f'model{SUFFIX}',
+            _NON_COMMERCIAL,
+            f'{_ANY_VIEW}, all at once',
+            _VGGT_SOURCE,
+            'The model card, which counts, was not read.',
+        ),
+        PublishedWeights(
+            'vggt_commercial',
+            'vggt',
+            'facebook/VGGT-1B-Commercial',
+            f'model{SUFFIX}',
+            _VGGT,
+            f'{_ANY_VIEW}, all at once',
+            _VGGT_SOURCE,
+            'Access on request; the use policy excludes military use. Neither the licence nor the '
+            'model card was read for this list: read them.',
+        ),
+        PublishedWeights(
+            'lingbot_map',
+            'lingbot-map',
+            'robbyant/lingbot-map',
+            'lingbot-map.pt',
+            _FREE,
+            'streams, long ones too',
+            'README and LICENSE.txt of Robbyant/lingbot-map, commit 4cd9860, May 2026',
+            "They are for the project as a whole; the hub's listing of the weights (July 2026) "
+            'names no licence.',
+        ),
+        _naver(
+            'dust3r',
+            'DUSt3R_ViTLarge_BaseDecoder_512_dpt',
+            'depth and pose of a pair',
+            'README and LICENSE of naver/dust3r, commit 4c24a6e, July 2025; its card',
+        ),
+        _naver(
+            'mast3r',
+            'MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric',
+            'metric depth, pose and matches of a pair',
+            'README, LICENSE and CHECKPOINTS_NOTICE of naver/mast3r, commit f5209af, June 2025; '
+            'its card',
+        ),
+        PublishedWeights(
+            'reloc3r',
+            'reloc3r',
+            'siyan824/reloc3r-512',
+            f'model{SUFFIX}',
+            _SHARE_ALIKE,
+            'pose of a pair',
+            'LICENSE of ffrivera0/reloc3r, commit 62ad49e, October 2025',
+            "That is the code's licence; the model card was not read, and the name of the file is "
+            'the one by which the code loads it.',
+        ),
     )
 }
+
+
+def allows_commercial_use(licence: str) -> bool:
+    """Return whether a licence, as the catalogue names it, allows commercial use."""
+    return licence in _COMMERCIAL
+
+
+def entry_of(path: Path) -> PublishedWeights | None:
+    """Return the entry whose file on this machine a path leads to; None: none."""
+    for entry in CATALOGUE.values():
+        own = find_weights(entry.name)
+        if own is not None and path.exists() and own.samefile(path):
+            return entry
+    return None
 
 
 def known(name: str) -> PublishedWeights:
@@ -113,6 +209,13 @@ def known(name: str) -> PublishedWeights:
     if name not in CATALOGUE:
         raise ModelError(f'there are no weights named {name!r}; there are {", ".join(CATALOGUE)}')
     return CATALOGUE[name]
+
+
+def model_weights(model_name: str) -> list[str]:
+    """Return the names of the weights for a ``model.name``, the recommended ones first."""
+    variant = model_name.replace('_', '-')
+    # Retrained files come after those that they replace.
+    return [w.name for w in CATALOGUE.values() if w.variant == variant][::-1] or [model_name]
 
 
 def hub_address() -> str:
@@ -155,14 +258,23 @@ def missing_message(name: str) -> str:
     """Return one line on how to get missing weights, with and without internet."""
     if known(name).included:
         return f'the weights {name} are part of this package, but not installed: install it again'
+    by_yourself = by_hand(known(name), local_path(name))
+    if known(name).is_pickle:
+        return f'the weights {name} are not on this machine: {by_yourself}'
     return (
         f'the weights {name} are not on this machine: fetch them with `r3 weights get {name}`; '
-        f'{by_hand(known(name), local_path(name))}'
+        f'{by_yourself}'
     )
 
 
 def by_hand(weights: PublishedWeights, path: Path) -> str:
-    """Return how to install a file without internet."""
+    """Return how to install a file without this program."""
+    if weights.is_pickle:
+        return (
+            f'they are published as a pickle, which may run code when loaded and is never read '
+            f'here: convert {weights.filename} of {weights.page} to safetensors, as '
+            f'docs/weights.md shows, at {path}'
+        )
     return f'without internet, put {weights.filename} of {weights.page} at {path}'
 
 

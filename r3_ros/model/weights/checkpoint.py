@@ -31,8 +31,9 @@ from .catalogue import sha256_of
 
 Shape = tuple[int, ...]
 
-#: The header entry with the long side of the training images.
-IMAGE_SIZE = 'image_size'
+#: Header entries: the long side of the training images; which weights the training began with, and
+#: their licence.
+IMAGE_SIZE, ORIGIN, LICENCE = 'image_size', 'origin', 'licence'
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 #: Prefix of the names in our own files, as in those of R3.
@@ -68,6 +69,8 @@ class LoadedNetwork:
     :ivar sha256: of the whole file, in hexadecimal.
     :ivar notes: what was ignored or copied, one line each.
     :ivar image_size: long side of the training images; None: unknown.
+    :ivar origin: what weights of ``r3 train`` and ``r3 finetune`` were trained from; else empty.
+    :ivar licence: of their origin, ``unknown``, or empty.
     """
 
     network: Network
@@ -75,6 +78,8 @@ class LoadedNetwork:
     sha256: str
     notes: tuple[str, ...]
     image_size: int | None
+    origin: str = ''
+    licence: str = ''
 
 
 def load_network(
@@ -98,13 +103,15 @@ def load_network(
         # Read, not mapped: overwriting the file later must not change or crash the program.
         with safe_open(path, 'pt', backend='pread') as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-            image_size = _image_size(file.metadata() or {})
+            about = file.metadata() or {}
+            image_size = _image_size(about)
             name, match = _identify(shapes, variant)
             with torch.device('meta'):
                 network = build_network(VARIANTS[name])
             _fill(network, match.keys, file, dtype, device)
     network.requires_grad_(False).eval()
-    return LoadedNetwork(network, name, sha256, tuple(match.notes), image_size)
+    origin, licence = (_shown(about.get(entry, '')) for entry in (ORIGIN, LICENCE))
+    return LoadedNetwork(network, name, sha256, tuple(match.notes), image_size, origin, licence)
 
 
 def save_network(

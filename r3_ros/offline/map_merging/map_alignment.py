@@ -16,11 +16,12 @@ import numpy as np
 from ...core.config import R3Config
 from ...core.errors import MergeError
 from ...core.geometry import rigid_part, rotation_angle, scale_of
+from ...core.unit_scale import scale_by_centres
 from ...streaming.loops.agreement import Agreement
 from ...streaming.loops.evidence import FarEdge
 from ...streaming.loops.solver_job import correct_poses, Correction, LoopSnapshot
 from ...streaming.pose_resolution import EdgeNoise
-from ..windows.window_joining import scale_by_centres, similarity_by_poses
+from ..windows.window_joining import similarity_by_poses
 from .locating import Located, MapGraph
 
 #: Keyframes that must agree, and their share of those located.

@@ -22,6 +22,7 @@ from ...core.datatypes import DepthMap, Intrinsics, TrackingState
 from ...core.errors import FrameError, ModelError, SourceError
 from ...core.geometry import rigid_part, scale_of
 from ...core.predictor import WindowPrediction, WindowPredictor
+from ...core.unit_scale import DepthGrid
 from ...input.folder_source import FolderSource
 from ...input.network_input import intrinsics_from_fov
 from ...input.source import Source
@@ -40,7 +41,6 @@ from .window_images import (
     OrderByTime,
     WindowImage,
 )
-from .window_joining import DepthGrid
 from .window_placement import (
     median_score,
     min_score,

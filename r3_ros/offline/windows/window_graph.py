@@ -14,9 +14,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ...core.geometry import inverse_similarity, rigid_part, rotation_angle, scale_of, similarity
+from ...core.unit_scale import DepthGrid, LogScale
 from ...streaming.loops.pose_optimizer import PoseProblem, solve_poses
 from ...streaming.pose_resolution import edge_sigmas
-from .window_joining import DepthGrid, LogScale
 from .window_relations import WindowRelations
 
 #: All images of a window are in one unit, and an image in two windows is one camera.

@@ -10,14 +10,9 @@ import numpy as np
 
 from ...core.config import R3Config
 from ...core.geometry import inverse, rigid_part, scale_of
+from ...core.unit_scale import combined, DepthGrid, scale_by_centres, scale_by_depth
 from .window_graph import adjusted_windows, PlacedWindow, Tie
-from .window_joining import (
-    combined,
-    DepthGrid,
-    scale_by_centres,
-    scale_by_depth,
-    similarity_by_poses,
-)
+from .window_joining import similarity_by_poses
 from .window_relations import window_poses, WindowRelations
 
 

@@ -20,7 +20,7 @@ import math
 import numpy as np
 
 from ...core.datatypes import Edge
-from ...core.geometry import rotation_angle
+from ...core.geometry import rotation_angle, weighted_median
 from ..loops.evidence import AGREE_SIGMAS, deviations, SLACK_LENGTH, SLACK_RAD
 from ..pose_resolution import (
     EdgeNoise,
@@ -28,7 +28,6 @@ from ..pose_resolution import (
     resolve_pose,
     ResolvedPose,
     stacked,
-    weighted_median,
 )
 
 #: Number of keyframes that must agree on a place, and their least share of those that match the

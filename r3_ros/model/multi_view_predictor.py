@@ -1,0 +1,308 @@
+"""Networks of several views as :class:`~r3_ros.core.predictor.Predictor` of the engine.
+
+Each new frame goes through one pass together with some of the context frames. A pass has a unit
+of its own; the depths held of the context frames carry it to the map's. Such networks give no
+confidences of poses: these follow from how well the pass agrees with the poses held and with
+itself (:mod:`.view_agreement`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+import math
+
+import numpy as np
+import torch
+
+from ..core.config import ModelConfig
+from ..core.datatypes import (
+    DepthMap,
+    Edge,
+    Frame,
+    FramePrediction,
+    Intrinsics,
+    KnownKeyframe,
+    ModelInfo,
+    SparseLandmarks,
+)
+from ..core.errors import FrameError
+from ..core.geometry import inverse
+from ..core.unit_scale import DepthGrid, scale_by_centres, scale_by_depth
+from .cache.frame_memory import CacheBudget, FrameMemory
+from .device_errors import device_errors
+from .multi_view import FrameFeatures, MultiViewNetwork, Views
+from .network_predictor import finite_depth, NetworkPredictor, NOT_FINITE
+from .view_agreement import agreement, overlap_factors, STRIDE
+
+#: Score of an edge whose pass agrees well with itself and with what is held.
+_GOOD_SCORE = 0.75
+#: Shares of this score from which a pass confirms the poses of its frames: at a start, and where
+#: the newest context frame is confirmed. Of the latter the gate is the judge.
+_STARTING = 0.5
+_CONTINUING = 0.03
+#: Frames in the usual confidence of depth.
+_USUAL_FRAMES = 30
+#: Turns of the choice of context frames: multiples of it spread evenly over 0 to 1.
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldView:
+    """What earlier passes found of a frame.
+
+    :ivar T_world_camera: (4, 4) in the predictor's own world, map units.
+    :ivar grid: depth in map units; None of a keyframe of a saved map.
+    :ivar confirmed: whether a later pass, or its own, agreed with the poses of others.
+    """
+
+    T_world_camera: np.ndarray
+    grid: DepthGrid | None
+    confirmed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """A pass over N context frames and a new one, the last, on the host.
+
+    :ivar ids: of the context frames.
+    :ivar T: (N + 1, 4, 4) camera to world.
+    :ivar depth: (N + 1, h, w) at every ``STRIDE``-th pixel; ``confidence`` likewise.
+    :ivar fov: (2,) of the new frame.
+    """
+
+    ids: tuple[int, ...]
+    T: np.ndarray
+    depth: np.ndarray
+    confidence: np.ndarray
+    fov: np.ndarray
+
+    def grid(self, row: int) -> DepthGrid:
+        return DepthGrid.of(self.depth[row], self.confidence[row], stride=1)
+
+    def scaled(self, unit: float) -> _Pass:
+        """Return the pass in a unit of which its own has this many."""
+        T = self.T.copy()
+        T[:, :3, 3] *= unit
+        return replace(self, T=T, depth=self.depth * np.float32(unit))
+
+
+class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
+    """Depth and relative poses by a network of several views.
+
+    Until :meth:`forget`, a frame is held by its features, or by its image, from which they are
+    computed again when needed.
+    """
+
+    confidence_reference = _GOOD_SCORE
+
+    def __init__(
+        self,
+        network: MultiViewNetwork,
+        info: ModelInfo,
+        config: ModelConfig,
+        budget: CacheBudget,
+        device: torch.device,
+    ) -> None:
+        """Take a network in evaluation mode, on its device."""
+        memory = FrameMemory[FrameFeatures](budget)
+        geometry = partial(network.geometry, image_size=config.image_size)
+        super().__init__(network, info, config, memory, device, geometry)
+        self.descriptor_size = network.descriptor_size
+        self._network = network
+        self._features = memory
+        self._with_depth = config.depth
+        self._context_frames = config.context_frames
+        self._held: dict[int, _HeldView] = {}
+        self._usual: deque[float] = deque(maxlen=_USUAL_FRAMES)
+
+    @device_errors()
+    @torch.inference_mode()
+    def predict(
+        self, frame: Frame, context_ids: Sequence[int], depth: bool = True
+    ) -> FramePrediction:
+        """Predict one frame together with ``model.context_frames`` of the context frames."""
+        described = self._taken(frame)
+        chosen = spread_out(context_ids, self._context_frames, frame.frame_id)
+        views = self._network.relate(self._joined(chosen, described.features))
+        seen = _on_host(views, chosen)
+        intrinsics, seen_fov_x = self._intrinsics(frame, described.geometry, seen.fov)
+        # Nothing fails from here on, so an unusable frame leaves no state behind.
+        self._fovs.append(seen.fov)
+        self._features.keep(frame.frame_id, described.features, described.pixels)
+        units = self._units(seen)
+        unit = 1.0 if units is None else float(np.exp(np.median(np.log(units))))
+        seen = seen.scaled(unit)
+        edges: tuple[Edge, ...] = ()
+        if units is not None:
+            edges = self._edges(frame.frame_id, seen, units / unit, intrinsics)
+        # With nothing confirmed to continue from, no pose can be judged yet.
+        starting = bool(seen.ids) and not self._held[seen.ids[-1]].confirmed
+        least = _GOOD_SCORE * (_STARTING if starting else _CONTINUING)
+        refined = self._hold(frame.frame_id, seen, edges, least)
+        depths: tuple[DepthMap, ...] = ()
+        if self._with_depth and depth:
+            maps = torch.stack([views.depth[-1] * unit, views.confidence[-1]]).cpu().numpy()
+            depths = (finite_depth(frame.frame_id, maps, described.pixels, intrinsics),)
+        return FramePrediction(
+            intrinsics=frame.intrinsics or described.geometry.to_source(intrinsics),
+            edges=edges,
+            refined=refined,
+            depths=depths,
+            provisional=starting and not self._held[frame.frame_id].confirmed,
+            intrinsics_estimated=frame.intrinsics is None,
+            seen_fov_x=seen_fov_x,
+        )
+
+    def forget(self, frame_ids: Iterable[int]) -> None:
+        """Drop these frames."""
+        frame_ids = tuple(frame_ids)
+        self._features.forget(frame_ids)
+        for frame_id in frame_ids:
+            self._held.pop(frame_id, None)
+
+    def restore(
+        self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
+    ) -> None:
+        """Hold the images and poses of a saved map; features are computed when first needed.
+
+        :raises FrameError: an image cannot be used.
+        :raises ModelError: the images do not fit into ``memory.max_host_mib``.
+        """
+        self.reset()
+        for known in keyframes:
+            self._features.hold_image(known.frame_id, self._pixels(known.image)[0])
+            self._held[known.frame_id] = _HeldView(known.T_world_camera, None, confirmed=True)
+
+    def reset(self) -> None:
+        """Drop all frames."""
+        super().reset()
+        self._held.clear()
+        self._usual.clear()
+
+    def _encoded(self, images: torch.Tensor) -> tuple[FrameFeatures, torch.Tensor]:
+        features = self._network.encode(images)
+        return features, features.descriptor[0]
+
+    def _joined(self, chosen: Sequence[int], own: FrameFeatures) -> FrameFeatures:
+        """Return the features of the context frames and of the new one, computing missing ones."""
+        self._features.check_room_for(len(chosen))
+        full = [i for i in chosen if self._features.in_full(i)]
+        self._features.entries(full)  # from now on they are the last to be moved out
+        for frame_id in chosen:
+            if frame_id not in full:
+                pixels = self._features.image(frame_id)
+                self._features.keep(frame_id, self._network.encode(self._tensor(pixels)))
+        context = self._features.entries(chosen)
+        held = (context or [own])[0]
+        if (held.rows, held.columns) != (own.rows, own.columns):
+            raise FrameError(
+                f'the image has {own.columns}x{own.rows} patches when resized for the network, '
+                f'and held ones have {held.columns}x{held.rows}: the shape of the images '
+                'and model.image_size must not change'
+            )
+        return FrameFeatures.join([*context, own])
+
+    def _units(self, seen: _Pass) -> np.ndarray | None:
+        """Return (N,) lengths of the pass's unit at the context frames, in map units.
+
+        By the depth of the same images; in a saved map, which has none, by the distances of its
+        cameras. None if it cannot be told.
+        """
+        held = [self._held[i] for i in seen.ids]
+        scales = [
+            None if view.grid is None else scale_by_depth([view.grid], [seen.grid(row)])
+            for row, view in enumerate(held)
+        ]
+        known = [scale.value for scale in scales if scale is not None]
+        if not known:
+            centres = np.array([view.T_world_camera[:3, 3] for view in held]).reshape(-1, 3)
+            by_centres = scale_by_centres(centres, seen.T[:-1, :3, 3])
+            if by_centres is None:
+                return None
+            known = [by_centres.value]
+        usual = float(np.median(known))
+        units: np.ndarray = np.exp([usual if s is None else s.value for s in scales])
+        return units
+
+    def _edges(
+        self, frame_id: int, seen: _Pass, units: np.ndarray, intrinsics: Intrinsics
+    ) -> tuple[Edge, ...]:
+        """Return the edges ``T_i_frame`` of a pass in map units.
+
+        :param units: (N,) factors on its unit at the context frames, 1 where it holds.
+        """
+        T_held = np.stack([self._held[i].T_world_camera for i in seen.ids])
+        agreed = agreement(T_held, seen.T[:-1], units, float(np.nanmedian(seen.depth[-1])))
+        overlap = overlap_factors(seen.T, seen.depth, intrinsics, len(seen.ids))[:-1]
+        scores = self._clarity(seen) * agreed.factors * overlap
+        T_context_frame = inverse(seen.T[:-1]) @ seen.T[-1]
+        return tuple(
+            Edge(i, frame_id, T, float(score), float(score), agreed.evidence)
+            for i, T, score in zip(seen.ids, T_context_frame, scores, strict=True)
+        )
+
+    def _clarity(self, seen: _Pass) -> float:
+        """Return the network's confidence in the depth of the frame over the usual one, to 1."""
+        own = float(np.median(seen.confidence[-1])) - 1.0
+        usual = float(np.median(self._usual)) if self._usual else own
+        return min(1.0, own / usual) if usual > 0.0 else 1.0
+
+    def _hold(
+        self, frame_id: int, seen: _Pass, edges: Sequence[Edge], least_score: float
+    ) -> tuple[Edge, ...]:
+        """Hold the new frame; return edges to frames that this pass is the first to confirm."""
+        best = max(edges, key=lambda edge: edge.scores, default=None)
+        confirmed = best is not None and best.scores[0] >= least_score
+        T_world, refined = inverse(seen.T[-1]) @ seen.T, []
+        if best is not None:
+            doubted = [i for i in seen.ids if not self._held[i].confirmed]
+            root = best.source_id if confirmed else seen.ids[-1]
+            if confirmed and doubted:
+                root = doubted[0]  # the first of a start: the others follow from it
+            T_root = seen.T[seen.ids.index(root)]
+            T_world = self._held[root].T_world_camera @ inverse(T_root) @ seen.T
+            for i in doubted if confirmed else ():
+                row = seen.ids.index(i)
+                T = T_world[row]
+                self._held[i] = replace(self._held[i], T_world_camera=T, confirmed=True)
+                if i != root:
+                    T = inverse(T_root) @ seen.T[row]
+                    refined.append(replace(best, source_id=root, target_id=i, T_source_target=T))
+        grid = seen.grid(len(seen.ids))
+        self._held[frame_id] = _HeldView(T_world[-1], grid, confirmed)
+        if confirmed:
+            self._usual.append(float(np.median(seen.confidence[-1])) - 1.0)
+        return tuple(refined)
+
+
+def spread_out(context_ids: Sequence[int], count: int, turn: int) -> list[int]:
+    """Return the newest of the context frames and others, evenly spread, up to a number.
+
+    The others change from turn to turn, so that all of them are seen within a few frames.
+
+    :param context_ids: oldest first.
+    """
+    *older, newest = context_ids or (-1,)
+    if len(context_ids) <= count:
+        return list(context_ids)
+    stretch = len(older) / (count - 1)
+    rows = (np.arange(count - 1) + turn * _GOLDEN % 1.0) * stretch
+    return [older[int(row)] for row in rows] + [newest]
+
+
+def _on_host(views: Views, chosen: Sequence[int]) -> _Pass:
+    """Copy a pass to the host, without context frames that have no pose.
+
+    :raises FrameError: the new frame has none.
+    """
+    maps = torch.stack([views.depth, views.confidence])[..., ::STRIDE, ::STRIDE].cpu().numpy()
+    T, fov = views.T_world_camera.double().cpu().numpy(), views.fov[-1].double().cpu().numpy()
+    depth, confidence = np.where(np.isfinite(maps), maps, [[[[np.nan]]], [[[1.0]]]])
+    posed = np.isfinite(T).all(axis=(1, 2)) & np.isfinite(depth).any(axis=(1, 2))
+    if not (posed[-1] and np.isfinite(fov).all()):
+        raise FrameError(NOT_FINITE)
+    ids = tuple(i for i, has_pose in zip(chosen, posed, strict=False) if has_pose)
+    return _Pass(ids, T[posed], depth[posed], confidence[posed], fov)
