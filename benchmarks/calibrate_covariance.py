@@ -124,13 +124,13 @@ def record(task: Task, settings: dict[str, Any]) -> Record:
         return prediction
 
     predictor.predict = noting  # type: ignore[method-assign]
-    reference = predictor.confidence_reference
     try:
         with source:
             run_source(source, engine, on_frame=lambda _, e: estimates.append(e))
+        # As the engine sees it: some predictors take it from the first frames.
+        noise = EdgeNoise(predictor.confidence_reference, predictor.error_model)
     finally:
         engine.close()
-    noise = EdgeNoise(reference, predictor.error_model)
     judged = [e for e in estimates if e.state in POSED and e.stamp_ns in truth]
     judged = [e for e in judged if e.T_world_camera is not None]
     segments = []

@@ -9,7 +9,8 @@ every recorded sequence (a folder with rgb/, timestamps.txt, camera.yaml and gro
 the folders of --data. OUT gets ``robustness.json`` (figures of every sequence, of every group and
 of all), ``robustness.md`` (the tables that are printed) and ``robustness.png``.
 
-- *posed*: share of all frames whose pose follows from the images.
+- *posed*: share of all frames whose pose follows from the images; *claimed*: that is reported as
+  tracked with confidence.
 - *ATE* and *rotation*: of these, as published, and after all corrections. Segments that were not
   joined are aligned one by one; the path is that of all frames.
 - *false poses*: share of all frames reported as tracked with confidence and off by more than 5 %
@@ -192,6 +193,7 @@ def measure(
     return {
         'frames': frames,
         'posed': len(posed) / frames,
+        'claimed': sum(e.state is TrackingState.TRACKING for e in posed) / frames,
         'first_pose': first,
         'segments': len({e.segment_id for e in judged}),
         'path_m': path_m,
@@ -271,6 +273,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         'sequences': len(rows),
         'posed_median': quantile('posed', 0.5),
         'posed_p10': quantile('posed', 0.1),
+        'claimed_median': quantile('claimed', 0.5),
         'ate_median_percent': quantile('ate_percent', 0.5),
         'ate_p90_percent': quantile('ate_percent', 0.9),
         'ate_final_median_percent': quantile('ate_final_percent', 0.5),
@@ -344,8 +347,9 @@ def line(row: dict[str, Any]) -> str:
     """Return the figures of a sequence in a line."""
     ate = 'no ATE' if row['ate_percent'] is None else f'ATE {row["ate_percent"]:.2f} %'
     return (
-        f'{row["name"]} ({row["seed"]}): posed {100 * row["posed"]:.0f} %, {ate}, false '
-        f'{100 * row["false_poses"]:.1f} %, {row["step_median_ms"]:.0f} ms'
+        f'{row["name"]} ({row["seed"]}): posed {100 * row["posed"]:.0f} %, claimed '
+        f'{100 * row["claimed"]:.0f} %, {ate}, false {100 * row["false_poses"]:.1f} %, '
+        f'{row["step_median_ms"]:.0f} ms'
     )
 
 
@@ -378,6 +382,7 @@ def write(
 _COLUMNS = (
     ('posed_median', 'posed (%)', 100, '.1f'),
     ('posed_p10', 'worst tenth', 100, '.1f'),
+    ('claimed_median', 'claimed (%)', 100, '.0f'),
     ('ate_median_percent', 'ATE (%)', 1, '.2f'),
     ('ate_p90_percent', 'worst tenth', 1, '.2f'),
     ('ate_final_median_percent', 'corrected (%)', 1, '.2f'),
@@ -391,6 +396,7 @@ _COLUMNS = (
 )
 _OWN_COLUMNS = (
     ('posed', 'posed (%)', 100, '.1f'),
+    ('claimed', 'claimed (%)', 100, '.0f'),
     ('ate_percent', 'ATE (%)', 1, '.2f'),
     ('ate_final_percent', 'corrected (%)', 1, '.2f'),
     ('rotation_deg', 'rotation (deg)', 1, '.2f'),

@@ -96,6 +96,7 @@ def _stream(
     from tqdm import tqdm
 
     from ..evaluation.report.report_page import write_report
+    from ..input.open_source import NO_CAMERA, open_source
     from ..offline.run_files import SUMMARY, write_json
     from ..ros.demo.checks import all_checks
     from ..ros.demo.live_files import write_live_run
@@ -123,10 +124,11 @@ def _stream(
             bar.update()
 
         result = run_live(bag, folder, parameters | {'map.directory': str(folder)}, show)
-    bag.unlink()
     print('4. evaluating and writing the report', flush=True)
     name = str(source_path) if args.input else f'synthetic recording, seed {args.seed}'
-    summary = write_live_run(folder, result, config, name)
+    with open_source(bag, NO_CAMERA) as images:
+        summary = write_live_run(folder, result, config, name, images)
+    bag.unlink()
     evaluation, no_evaluation = _evaluate(folder, source_path, recorded.shift_ns)
     ate_percent = evaluation['trajectory']['ate_percent'] if evaluation else None
     share, model = _tracked_share(summary), config.model.name

@@ -12,7 +12,7 @@ from .errors import ConfigError
 from .parameter_fields import flattened, group, live, param, parameters
 
 #: Networks that relate several views of a scene in one pass.
-MULTI_VIEW_NAMES = ('da3_small', 'da3_base', 'da3_large', 'da3_giant')
+MULTI_VIEW_NAMES = ('da3_small', 'da3_base', 'da3_large', 'da3_giant', 'vggt', 'lingbot_map')
 MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny', *MULTI_VIEW_NAMES)
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 #: Long side of the images that R3 can process, in pixels, and that of the published weights.
@@ -52,8 +52,8 @@ class InputConfig:
     )
     frame_policy: str = param(
         'newest',
-        'newest drops frames that arrive faster than they are processed; queue keeps them, for '
-        'offline bags',
+        'newest drops frames that arrive faster than they are processed; queue keeps up to '
+        'queue_size of them, for bags',
         choices=('newest', 'queue'),
     )
     queue_size: int = param(
@@ -94,15 +94,17 @@ class ModelConfig:
     name: str = param(
         'classical',
         'the predictor; r3 and r3_long are the network with the published weights of that name, '
-        'r3_tiny is the small one that comes with this package; da3_*: Depth Anything 3',
+        'r3_tiny is the small one that comes with this package; da3_*, vggt and lingbot_map: '
+        'networks of several views',
         choices=MODEL_NAMES,
     )
     checkpoint: str = param(
         '', 'weights file (.safetensors) for the network, of any size; empty: found by model.name'
     )
     context_frames: int = param(
-        7, 'da3_*: context frames in one pass with a new frame, at most', 3, 64, 'frames'
-    )
+        7, 'da3_*, vggt, lingbot_map: context frames in one pass with a new frame, at most',
+        3, 64, 'frames',
+    )  # fmt: skip
     image_size: int = param(
         0, 'long side in networks, a multiple of 14 from 112; for r3_tiny that of a 4:3 image, '
         'others get its area; 0: as trained', 0, LARGEST_IMAGE, 'pixels',
@@ -298,6 +300,19 @@ class TrackingConfig:
         0.4, 'LOW_CONFIDENCE below this ratio to the usual score', 0.0, 1.0
     )
     lost_ratio: float = live(0.15, 'no pose below this ratio to the usual score', 0.0, 1.0)
+    drift_share: float = live(
+        0.05,
+        'LOW_CONFIDENCE while the position may have drifted by this share of the path; 0: never',
+        0.0,
+        1.0,
+    )
+    drift_angle: float = live(
+        10.0,
+        'LOW_CONFIDENCE while the rotation may have drifted by this; 0: never',
+        0.0,
+        180.0,
+        'degrees',
+    )
     lost_after_frames: int = live(
         3, 'frames without a pose until the state is LOST', 1, 100, 'frames'
     )

@@ -29,6 +29,7 @@ class ErrorModel:
     The defaults are guesses for a predictor that nobody has calibrated.
 
     :ivar nominal: evidence of an edge with the reference score.
+    :ivar reference: that score; None: the predictor takes it from the first frames of a stream.
     :ivar evidence: factors on the standard deviations that the edge's own evidence gives.
     :ivar extent: errors over the length and the angle of the edge.
     :ivar evidence_power: by which the level of the residuals multiplies the first, ...
@@ -36,18 +37,22 @@ class ErrorModel:
     :ivar drift: factors on the standard deviations of edges where poses are carried along them:
         the errors of edges through one map are not independent.
     :ivar drift_power: by which the level of the residuals multiplies these.
+    :ivar summed: factors from the standard deviations by evidence, added up along the way to a
+        pose, to the error of that pose.
     :ivar start: standard deviations of the world that the first frame defines, as its first edges
         see it, to be multiplied by the level of the residuals: rotation in radians, logarithm of
         the scale.
     """
 
     nominal: tuple[float, float] = (2e-3, 2e-3)
+    reference: float | None = None
     evidence: tuple[float, float] = (1.0, 1.0)
     extent: tuple[float, float] = (0.02, 0.01)
     evidence_power: tuple[float, float] = (1.0, 1.0)
     extent_power: tuple[float, float] = (1.0, 1.0)
     drift: tuple[float, float] = (1.0, 1.0)
     drift_power: float = 1.0
+    summed: tuple[float, float] = (1.0, 1.0)
     start: tuple[float, float] = (0.0, 0.0)
 
     @staticmethod
@@ -66,12 +71,12 @@ class ErrorModel:
     def evidence_of_scores(self, scores: np.ndarray, reference: float) -> np.ndarray:
         """Return the (N, 2) evidence of edges that are known by their scores alone.
 
-        Scores are the softplus of logits, which count as logarithms of accuracies.
+        Networks of this kind learn scores ``c`` that minimise ``c * error - a * log c``, so the
+        expected error is ``a / c``.
 
         :param scores: (N, 2), the confidences of the edges.
         """
-        with np.errstate(over='ignore'):
-            ratios = np.expm1(reference) / np.maximum(np.expm1(scores), 1e-12)
+        ratios = reference / np.maximum(scores, 1e-12)
         return self.nominal * np.minimum(ratios, _NO_EVIDENCE)
 
     def variances(
@@ -85,7 +90,12 @@ class ErrorModel:
         """
         lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
         extents = np.stack([lengths, rotation_angle(T_edges[:, :3, :3])], axis=1)
-        level = noise[:, None]
-        by_evidence = self.evidence * evidence * level ** np.array(self.evidence_power)
-        by_extent = self.extent * extents * level ** np.array(self.extent_power)
-        return by_evidence**2 + by_extent**2 + _FLOORS**2
+        by_extent = self.extent * extents * noise[:, None] ** np.array(self.extent_power)
+        return self.by_evidence(evidence, noise) ** 2 + by_extent**2 + _FLOORS**2
+
+    def by_evidence(self, evidence: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Return the (N, 2) standard deviations that follow from the evidence alone."""
+        found: np.ndarray = (
+            self.evidence * evidence * noise[:, None] ** np.array(self.evidence_power)
+        )
+        return found

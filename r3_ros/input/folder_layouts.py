@@ -46,6 +46,7 @@ def read_listed_truth(file: Path, entries: Entries) -> PoseList:
 def read_body_truth(file: Path, entries: Entries) -> PoseList:
     """Read EuRoC's poses of the body and move them to the camera with its ``sensor.yaml``."""
     poses = read_truth(file)
+    notes = tuple(note for note in poses.notes if note != BODY_NOTE)
     sensor = entries[0][1].parent.parent / 'sensor.yaml'
     try:
         content = yaml.safe_load(sensor.read_text(encoding='utf-8'))
@@ -53,10 +54,13 @@ def read_body_truth(file: Path, entries: Entries) -> PoseList:
         data = matrix['data'] if isinstance(matrix, dict) else matrix
         T_body_camera = np.array(data, dtype=float).reshape(4, 4)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return poses
+        unmoved = (
+            f"EuRoC's poses are of the body, and {sensor.name} has no T_BS that says where the "
+            'camera is on it: they are taken as those of the camera'
+        )
+        return PoseList(poses.stamps_ns, poses.T_world_camera, (*notes, unmoved))
     if not is_rigid(T_body_camera, _ROUNDING):
         raise SourceError(f'{sensor}: T_BS is no rotation and translation')
-    notes = tuple(note for note in poses.notes if note != BODY_NOTE)
     return PoseList(poses.stamps_ns, poses.T_world_camera @ T_body_camera, notes)
 
 

@@ -161,6 +161,21 @@ def area_geometry(width: int, height: int, size: int) -> Geometry:
     return plan.geometry()
 
 
+def vggt_geometry(width: int, height: int, size: int = 518) -> Geometry:
+    """Return the geometry of VGGT's rule: a fixed width, and of upright images the central square.
+
+    :param width: of the image, in pixels; ``height`` likewise.
+    :param size: of the width in pixels, a multiple of 14.
+    :raises FrameError: too small or too elongated for one patch.
+    """
+    plan = _Plan(width, height)
+    high = round(height * (size / width) / PATCH) * PATCH
+    plan.check(size, high, f'size {size}')
+    plan.resize(size, high, 'pillow bicubic')
+    plan.crop_centre(size, min(size, high))
+    return plan.geometry()
+
+
 def intrinsics_from_fov(fov_v: float, fov_h: float, width: int, height: int) -> Intrinsics:
     """Return the intrinsics for a network's two fields of view, in radians.
 

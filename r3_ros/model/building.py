@@ -7,14 +7,17 @@ from collections.abc import Callable
 from .network import DA3Network, MetricNetwork, R3Network
 from .tiny.tiny_network import TinyNetwork
 from .variants import CameraOutput, NetworkConfig
+from .vggt import VggtNetwork
 
-Network = R3Network | TinyNetwork | DA3Network | MetricNetwork
+Network = R3Network | TinyNetwork | DA3Network | MetricNetwork | VggtNetwork
 
 _CLASSES: dict[CameraOutput, Callable[[NetworkConfig], Network]] = {
     CameraOutput.PAIRS: R3Network,
     CameraOutput.MATCHES: TinyNetwork,
     CameraOutput.ABSOLUTE: DA3Network,
     CameraOutput.NONE: MetricNetwork,
+    CameraOutput.REFINED: VggtNetwork,
+    CameraOutput.VIDEO: VggtNetwork,
 }
 
 

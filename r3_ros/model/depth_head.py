@@ -41,6 +41,17 @@ class DenseDepth(NamedTuple):
     ray_confidence: Tensor | None = None
 
 
+class Points(NamedTuple):
+    """Output of the point head.
+
+    :ivar points: (N, H, W, 3) float32, in the world of the first frame and the network's unit.
+    :ivar confidence: (N, H, W) float32 > 1.
+    """
+
+    points: Tensor
+    confidence: Tensor
+
+
 class MonoDepth(NamedTuple):
     """Output of the metric head: (N, H, W) float32 depth > 0 and sky >= 0."""
 
@@ -81,26 +92,29 @@ def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions with a skip connection."""
+    """Two 3x3 convolutions with a skip connection, which may carry the rectified input."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, rectified: bool = False) -> None:
         super().__init__()
+        self._rectified = rectified
         self.conv1 = nn.Conv2d(features, features, 3, padding=1)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, F, h, w) to the same shape."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        rectified = F.relu(x)
+        kept = rectified if self._rectified else x
+        return kept + self.conv2(F.relu(self.conv1(rectified)))
 
 
 class Fusion(nn.Module):
     """Adds a level to the coarser ones and resizes the sum to the next level."""
 
-    def __init__(self, features: int, has_side: bool) -> None:
+    def __init__(self, features: int, has_side: bool, rectified: bool = False) -> None:
         super().__init__()
         if has_side:
-            self.resConfUnit1 = ResidualUnit(features)
-        self.resConfUnit2 = ResidualUnit(features)
+            self.resConfUnit1 = ResidualUnit(features, rectified)
+        self.resConfUnit2 = ResidualUnit(features, rectified)
         self.out_conv = nn.Conv2d(features, features, 1)
 
     def forward(self, top: Tensor, side: Tensor | None, size: Sequence[int]) -> Tensor:
@@ -162,12 +176,13 @@ class _Pyramid(nn.Module):
         self.resize_layers = nn.ModuleList([up4, up2, nn.Identity(), down2])
         for k, channels in enumerate(config.channels, start=1):
             setattr(self, f'layer{k}_rn', nn.Conv2d(channels, F_, 3, padding=1, bias=False))
-        self._add_fusions(F_, '')
+        self._add_fusions(config, '')
         self.output_conv1 = nn.Conv2d(F_, F_ // 2, 3, padding=1)
 
-    def _add_fusions(self, features: int, suffix: str) -> None:
+    def _add_fusions(self, config: DepthHeadConfig, suffix: str) -> None:
         for k in range(1, 5):
-            setattr(self, f'refinenet{k}{suffix}', Fusion(features, has_side=k < 4))
+            fusion = Fusion(config.features, has_side=k < 4, rectified=config.rectified_skips)
+            setattr(self, f'refinenet{k}{suffix}', fusion)
 
     def _levels(self, features: Sequence[Tensor], rows: int, columns: int) -> list[Tensor]:
         """Map four taps (N, h*w, D) to four levels of F channels."""
@@ -206,7 +221,7 @@ class DualHead(_Pyramid):
         self.output_conv2 = _branch_end(F_ // 2, 2)
         if not config.rays:
             return
-        self._add_fusions(F_, '_aux')
+        self._add_fusions(config, '_aux')
         widths = [(F_, F_ // 2), (F_ // 2, F_)]
         # Levels 0 to 2 are in every released file but unused.
         self.output_conv1_aux = nn.ModuleList(
@@ -242,6 +257,26 @@ class DualHead(_Pyramid):
         return dense._replace(
             rays=aux[:, :6].permute(0, 2, 3, 1), ray_confidence=1 + aux[:, 6].exp()
         )
+
+
+class PointHead(_Pyramid):
+    """The second dense head of VGGT: a point of the world for every pixel."""
+
+    embeds_positions = True
+
+    def __init__(self, config: DepthHeadConfig, width: int) -> None:
+        super().__init__(config, width)
+        self.norm = LayerNorm(width, eps=EPSILON)
+        self.output_conv2 = _branch_end(config.features // 2, 4)
+
+    def forward(self, features: Sequence[Tensor], rows: int, columns: int) -> Points:
+        """Predict from four taps (N, h*w, D)."""
+        fused = self._fused(self._levels(features, rows, columns))
+        logits = self.output_conv2(self._full_size(fused, rows, columns))
+        coordinates = logits[:, :3].permute(0, 2, 3, 1)
+        # Both signs, fine near zero and coarse far away.
+        points = coordinates.sign() * coordinates.abs().expm1()
+        return Points(points, 1 + logits[:, 3].exp())
 
 
 class MetricHead(_Pyramid):

@@ -39,9 +39,10 @@ def in_float32(device: torch.device) -> AbstractContextManager[object]:
 
 
 class Rotation(NamedTuple):
-    """Rotary position tables, rows then columns.
+    """Rotary position tables.
 
-    :ivar cos: (T, 2, 1, 16); ``sin``: (T, 2, 2, 16), negative for the first channels of pairs.
+    :ivar cos: (T, 2, 1, 16), rows then columns; ``sin``: (T, 2, 2, 16), negative for the first
+        channels of pairs. Both (T, 32) if neighbouring channels form a pair.
     """
 
     cos: Tensor
@@ -49,12 +50,14 @@ class Rotation(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def rotations(rows: int, columns: int, device: torch.device) -> tuple[Rotation, Rotation]:
+def rotations(
+    rows: int, columns: int, device: torch.device, special: int = 1
+) -> tuple[Rotation, Rotation]:
     """Return the tables of blocks within a frame and of blocks across frames, float32.
 
-    Token 0 (class or camera) is at (0, 0). Within a frame the patch at row r, column c is at
-    (r + 1, c + 1); across frames every patch is at (1, 1), so cached keys fit anywhere. Tables are
-    made once per grid and device.
+    The first ``special`` tokens (class or camera, registers) are at (0, 0). Within a frame the
+    patch at row r, column c is at (r + 1, c + 1); across frames every patch is at (1, 1), so
+    cached keys fit anywhere. Tables are made once per grid and device.
     """
     with torch.inference_mode(False):
         row = torch.arange(1, rows + 1, device=device, dtype=torch.float32)
@@ -62,9 +65,9 @@ def rotations(rows: int, columns: int, device: torch.device) -> tuple[Rotation, 
         patches = torch.stack(torch.meshgrid(row, column, indexing='ij'), -1).reshape(-1, 2)
         steps = torch.arange(16, device=device, dtype=torch.float32) / 16
         frequencies = FREQUENCY_BASE**-steps
-        origin = torch.zeros(1, 2, device=device)
+        origin = torch.zeros(special, 2, device=device)
 
-        def table(positions: Tensor) -> Rotation:  # (P - 1, 2) -> (P, 2, 16)
+        def table(positions: Tensor) -> Rotation:  # (rows * columns, 2) -> (P, 2, 16)
             angles = torch.cat([origin, positions])[..., None] * frequencies
             sin = angles.sin()
             return Rotation(angles.cos()[:, :, None], torch.stack([-sin, sin], dim=2))
@@ -76,8 +79,12 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate (N, h, T, 64) queries or keys by their positions, float32.
 
     The first 32 channels turn with the row, the last 32 with the column; within each half,
-    channel k forms a pair with channel k + 16.
+    channel k forms a pair with channel k + 16. Of other tables, channel 2 k with 2 k + 1.
     """
+    if rotation.cos.ndim == 2:
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = (a * rotation.cos - b * rotation.sin, b * rotation.cos + a * rotation.sin)
+        return torch.stack(turned, dim=-1).flatten(-2)
     pairs = x.unflatten(-1, (2, 2, 16))  # (N, h, T, row or column, a or b, 16)
     return torch.addcmul(pairs * rotation.cos, pairs.flip(-2), rotation.sin).flatten(-3)
 

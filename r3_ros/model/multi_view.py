@@ -39,6 +39,10 @@ class FrameFeatures:
         return len(self.descriptor)
 
     @property
+    def device(self) -> torch.device:
+        return self.descriptor.device
+
+    @property
     def nbytes(self) -> int:
         """Size of all tensors."""
         return sum(tensor.nbytes for tensor in self.parts)

@@ -34,7 +34,7 @@ from ..core.unit_scale import DepthGrid, scale_by_centres, scale_by_depth
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .device_errors import device_errors
 from .multi_view import FrameFeatures, MultiViewNetwork, Views
-from .network_predictor import finite_depth, NetworkPredictor, NOT_FINITE
+from .network_predictor import finite_depth, NetworkPredictor, NO_POSE, NOT_FINITE
 from .view_agreement import agreement, overlap_factors, STRIDE
 
 #: Score of an edge whose pass agrees well with itself and with what is held.
@@ -301,8 +301,11 @@ def _on_host(views: Views, chosen: Sequence[int]) -> _Pass:
     maps = torch.stack([views.depth, views.confidence])[..., ::STRIDE, ::STRIDE].cpu().numpy()
     T, fov = views.T_world_camera.double().cpu().numpy(), views.fov[-1].double().cpu().numpy()
     depth, confidence = np.where(np.isfinite(maps), maps, [[[[np.nan]]], [[[1.0]]]])
-    posed = np.isfinite(T).all(axis=(1, 2)) & np.isfinite(depth).any(axis=(1, 2))
-    if not (posed[-1] and np.isfinite(fov).all()):
+    seen, posed = np.isfinite(depth).any(axis=(1, 2)), np.isfinite(T).all(axis=(1, 2))
+    if not (seen[-1] and np.isfinite(fov).all()):
         raise FrameError(NOT_FINITE)
+    if not posed[-1]:
+        raise FrameError(NO_POSE)
+    posed &= seen
     ids = tuple(i for i, has_pose in zip(chosen, posed, strict=False) if has_pose)
     return _Pass(ids, T[posed], depth[posed], confidence[posed], fov)

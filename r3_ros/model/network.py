@@ -8,9 +8,9 @@ Images are (B, S, 3, H, W), H and W multiples of 14, either uint8 (0 to 255) or 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 import re
 
 import torch
@@ -182,17 +182,22 @@ class _AnyView(_Network):
 
     def _dense(self, features: Sequence[Tensor], tokens: Tokens, rays: bool) -> DenseDepth:
         """Run the head on (B, S, h*w, D) taps, a few frames at a time; returns (B, S, ...)."""
-        B, S = features[0].shape[:2]
-        flat = [tap.flatten(0, 1) for tap in features]
-        parts: list[DenseDepth] = [
-            self.head(
-                [tap[i : i + HEAD_FRAMES] for tap in flat], tokens.rows, tokens.columns, rays
-            )
-            for i in range(0, B * S, HEAD_FRAMES)
-        ]
+        head = partial(self.head, rows=tokens.rows, columns=tokens.columns, rays=rays)
+        maps = in_small_batches(head, [tap.flatten(0, 1) for tap in features])
+        return DenseDepth(*(m.unflatten(0, features[0].shape[:2]) for m in maps))
 
-        maps = parts if rays else [part[:2] for part in parts]
-        return DenseDepth(*(torch.cat(m).unflatten(0, (B, S)) for m in zip(*maps, strict=True)))
+
+def in_small_batches(
+    head: Callable[[Sequence[Tensor]], Sequence[Tensor | None]], features: Sequence[Tensor]
+) -> list[Tensor]:
+    """Run a dense head on (N, h*w, D) taps, a few frames at a time.
+
+    :returns: those of its outputs that are not None, (N, ...) each.
+    """
+    batches = range(0, len(features[0]), HEAD_FRAMES)
+    outputs = [head([tap[i : i + HEAD_FRAMES] for tap in features]) for i in batches]
+    maps = ([m for m in parts if m is not None] for parts in zip(*outputs, strict=True))
+    return [torch.cat(parts) for parts in maps if parts]
 
 
 class PairNetwork(_AnyView, ABC):

@@ -28,6 +28,10 @@ NOT_FINITE = (
     "the network's output is not finite: try model.precision fp32, and `r3 weights check` on the "
     'weights'
 )
+NO_POSE = (
+    'the network has no pose for this frame: its answers contradict one another, so the frame is '
+    'left out'
+)
 #: Frames in the median field of view of an uncalibrated camera.
 _FOV_FRAMES = 30
 

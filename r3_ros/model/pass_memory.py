@@ -21,7 +21,9 @@ def pass_bytes(
     backbone = config.backbone
     patches = rows * columns
     tokens = (1 + patches) * backbone.width
-    kept = 2 * len(backbone.cross_frame_blocks) * tokens * element_bytes  # keys and values
+    # Keys and values of the blocks across frames; VGGT relates all frames in every pass.
+    blocks = 0 if config.camera.is_refined else len(backbone.cross_frame_blocks)
+    kept = 2 * blocks * tokens * element_bytes
     taps = len(backbone.taps) * patches * backbone.feature_width * _FLOAT32_BYTES
     stream = 4 * tokens * _FLOAT32_BYTES  # described, local, the block's input and its output
     hidden = backbone.swiglu_width * 3 if backbone.swiglu_width else 8 * backbone.width

@@ -94,7 +94,9 @@ class R3Predictor(NetworkPredictor[Tokens]):
 
     @property
     def confidence_reference(self) -> float:
-        """Score of a good edge: the mean over the best edges of this stream's first frames."""
+        """Score of a good edge: of the error model, else of this stream's first frames."""
+        if self.error_model.reference is not None:
+            return self.error_model.reference
         return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS
 
     @device_errors()

@@ -1,11 +1,12 @@
 """The configurations of the networks: widths, depths and heads.
 
-Sources: R3 (arXiv 2605.26519) and Depth Anything 3 (arXiv 2511.10647), as released.
+Sources: R3 (arXiv 2605.26519), Depth Anything 3 (arXiv 2511.10647) and VGGT (arXiv 2503.11651),
+as released.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import enum
 
 #: Side of a square patch in pixels; the sides of an input are multiples of it.
@@ -23,6 +24,13 @@ class CameraOutput(enum.Enum):
     PAIRS = 'pairs'  # R3: relative poses of frame pairs, with confidences
     MATCHES = 'matches'  # r3-tiny: the same, solved from dense matches and depth
     ABSOLUTE = 'absolute'  # plain DA3: every frame against the reference view
+    REFINED = 'refined'  # VGGT: every frame against the first, refined in several rounds
+    VIDEO = 'video'  # LingBot-Map: the same for frames in order
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether the network is VGGT or LingBot-Map."""
+        return self in (CameraOutput.REFINED, CameraOutput.VIDEO)
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,13 @@ class DepthHeadConfig:
     :ivar features: F, channels of the fused pyramid.
     :ivar channels: of the four levels before fusion.
     :ivar rays: whether a dual head has its ray branch.
+    :ivar rectified_skips: whether residual units add their input without its negative part.
     """
 
     features: int
     channels: tuple[int, int, int, int]
     rays: bool = True
+    rectified_skips: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,14 +104,20 @@ _GIANT = BackboneConfig(
     width=1536, depth=40, taps=(19, 27, 33, 39), alternate_from=13, swiglu_width=4096
 )
 _LARGE_LOCAL = BackboneConfig(width=1024, depth=24, taps=(4, 11, 17, 23), alternate_from=None)
+# Of VGGT, blocks before ``alternate_from`` are its image encoder, with a final norm of its own.
+_VGGT_SMALL = BackboneConfig(width=384, depth=36, taps=(17, 23, 29, 35), alternate_from=12)
+_VGGT = BackboneConfig(width=1024, depth=72, taps=(33, 47, 59, 71), alternate_from=24)
 
 _TINY_HEAD = DepthHeadConfig(features=48, channels=(32, 64, 128, 192), rays=False)
 _SMALL_HEAD = DepthHeadConfig(features=64, channels=(48, 96, 192, 384))
 _BASE_HEAD = DepthHeadConfig(features=128, channels=(96, 192, 384, 768))
 _LARGE_HEAD = DepthHeadConfig(features=256, channels=(256, 512, 1024, 1024))
+_VGGT_SMALL_HEAD = replace(_SMALL_HEAD, rays=False, rectified_skips=True)
+_VGGT_HEAD = replace(_LARGE_HEAD, rays=False, rectified_skips=True)
 
 #: Every network, by name. `r3-large` is the only R3 released by its authors; the smaller ones and
-#: the giant share its layout; `r3-tiny` is our own, for CPUs.
+#: the giant share its layout; `r3-tiny` is our own, for CPUs. `vggt-small` has VGGT's layout with
+#: da3-small's dimensions; its authors released `vggt` alone.
 VARIANTS: dict[str, NetworkConfig] = {
     config.name: config
     for config in (
@@ -115,5 +131,9 @@ VARIANTS: dict[str, NetworkConfig] = {
         NetworkConfig('da3-large', _LARGE, _LARGE_HEAD, CameraOutput.ABSOLUTE),
         NetworkConfig('da3-giant', _GIANT, _LARGE_HEAD, CameraOutput.ABSOLUTE),
         NetworkConfig('da3metric-large', _LARGE_LOCAL, _LARGE_HEAD, CameraOutput.NONE),
+        NetworkConfig('vggt-small', _VGGT_SMALL, _VGGT_SMALL_HEAD, CameraOutput.REFINED),
+        NetworkConfig('vggt', _VGGT, _VGGT_HEAD, CameraOutput.REFINED),
+        NetworkConfig('lingbot-map-small', _VGGT_SMALL, _VGGT_SMALL_HEAD, CameraOutput.VIDEO),
+        NetworkConfig('lingbot-map', _VGGT, _VGGT_HEAD, CameraOutput.VIDEO),
     )
 }

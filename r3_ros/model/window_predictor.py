@@ -124,15 +124,17 @@ def _of_views(views: Views, with_depth: bool) -> WindowPrediction:
     T, fov = (values.double().cpu().numpy() for values in (views.T_world_camera, views.fov))
     depth, confidence = _finite(views.depth, views.confidence)
     S, height, width = depth.shape
-    if not (np.isfinite(T).all() and np.isfinite(fov).all()):
+    if not np.isfinite(fov).all():
         raise ModelError(NOT_FINITE)
+    posed = np.isfinite(T).all(axis=(1, 2))
+    T[~posed] = np.eye(4)
     vertical, horizontal = np.median(fov, axis=0)
     intrinsics = intrinsics_from_fov(vertical, horizontal, width, height)
     T_target_source = inverse(T)[None] @ T[:, None]
     relative = np.concatenate([T_target_source[..., :3, 3], quat_xyzw(T_target_source)], axis=-1)
     grids = depth[:, ::STRIDE, ::STRIDE]
     scores = np.stack([overlap_factors(T, grids, intrinsics, n) for n in range(S)])
-    related = (scores > _LEAST_SCORE) & ~np.eye(S, dtype=bool)
+    related = (scores > _LEAST_SCORE) & posed & posed[:, None] & ~np.eye(S, dtype=bool)
     relative[~related] = np.nan
     scores = np.maximum(scores, _LEAST_SCORE)
     logits = np.repeat(np.log(np.expm1(scores))[..., None], 2, axis=-1)  # the softplus inverted

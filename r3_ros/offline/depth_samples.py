@@ -33,7 +33,7 @@ class DepthSamples:
         self._seen = 0
         self._every = 1
 
-    def note(self, depths: Iterable[DepthMap]) -> None:
+    def note(self, depths: Iterable[DepthMap | DepthSample]) -> None:
         """Add the next depth maps of the run."""
         for depth_map in depths:
             if self._seen % self._every == 0:
@@ -58,7 +58,7 @@ class DepthSamples:
         return [self._kept[row] for row in rows]
 
 
-def _thinned(depth_map: DepthMap) -> DepthSample:
+def _thinned(depth_map: DepthMap | DepthSample) -> DepthSample:
     step = -(-depth_map.depth.shape[1] // _WIDTH)
     depth = depth_map.depth[::step, ::step].copy()
     confidence = depth_map.confidence[::step, ::step].copy()

@@ -126,13 +126,13 @@ class EventLog:
             else:
                 event.frames += 1
                 if event.kind == 'start':  # the last reason tells the most
-                    event.what, event.advice = _told(record)
+                    event.what, event.advice = reason_and_advice(record)
         self._has_tracked |= record.tracked
         return begun
 
     def _untracked(self, record: FrameRecord, is_late: bool) -> RunEvent:
         kind = 'lost' if self._has_tracked else 'start'
-        what, advice = _told(record)
+        what, advice = reason_and_advice(record)
         if self._has_tracked and (is_late or record.state is TrackingState.RECOVERING):
             kind, what = 'gap', f'no image came for {self._wait_s:.1f} s; then: {what}'
             advice = 'Keep the images coming: the camera moved unseen, and had to be found again.'
@@ -183,7 +183,7 @@ def events_of(records: Iterable[FrameRecord]) -> EventLog:
     return log
 
 
-def _told(record: FrameRecord) -> tuple[str, str]:
+def reason_and_advice(record: FrameRecord) -> tuple[str, str]:
     """Return why a frame is not tracked, and what helps."""
     reason = record.reason or record.state.value
     advice = next((text for start, text in _HELP if reason.startswith(start)), _HELP_LOST)

@@ -30,7 +30,7 @@ from ..maps.cloud_file import write_points
 from ..maps.map_layout import MANIFEST
 from ..maps.writing import write_map
 from ..streaming.map_snapshot import MapPlacement, saved_map
-from .depth_samples import DepthSample
+from .depth_samples import DepthSample, DepthSamples
 from .frame_record import FrameRecord
 from .run_events import EventLog, events_of, RunEvent
 from .stream_run import RunResult
@@ -70,14 +70,29 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
     if result.map is not None:
         placement = UNPLACED if result.loaded is None else result.loaded
         write_map(folder / SAVED_MAP, saved_map(result.map, placement, config.map.voxel_size))
-    _write_samples(folder / SAMPLES, result.depth_samples.chosen(), unit)
-    _write_moments(folder / MOMENTS, result.events.events())
     for path in sorted((folder / DEPTH).glob('*.npz')):
         rescale_depth(folder / DEPTH, int(path.stem), unit)
-    write_frames(folder / FRAMES, result.records)
-    if any(record.covariance is not None for record in result.records):
-        write_covariances(folder / COVARIANCES, result.records, unit)
+    write_records(folder, result.records, result.events, result.depth_samples, unit)
     write_json(folder / SUMMARY, summarise(result, config, source_path))
+
+
+def write_records(
+    folder: Path,
+    records: Sequence[FrameRecord],
+    events: EventLog,
+    samples: DepthSamples,
+    unit: float,
+) -> None:
+    """Write what the report shows of the frames, of a run or of the node.
+
+    :param unit: of the files, in that of the records and samples.
+    :raises OutputError: a file cannot be written.
+    """
+    write_frames(folder / FRAMES, records)
+    if any(record.covariance is not None for record in records):
+        write_covariances(folder / COVARIANCES, records, unit)
+    _write_samples(folder / SAMPLES, samples.chosen(), unit)
+    _write_moments(folder / MOMENTS, events.events())
 
 
 def map_folder(path: Path | str) -> Path:

@@ -36,7 +36,7 @@ from ..streaming.scale.estimator import ScaleView
 from ..streaming.trajectory import TrajectoryView
 from .depth_samples import DepthSamples
 from .frame_record import FrameRecord
-from .run_events import EventLog
+from .run_events import EventLog, reason_and_advice
 
 Item = TypeVar('Item')
 
@@ -191,11 +191,11 @@ def loss_warnings(records: Sequence[FrameRecord]) -> list[str]:
     first, last = longest[0], longest[-1]
     at_s = (records[first].stamp_ns - records[0].stamp_ns) / NANOSECONDS
     until = 'until the end' if last == len(records) - 1 else f'for {len(longest)} frames'
+    reason, advice = reason_and_advice(records[first])
     return [
         f'THE CAMERA WAS LOST in {len(lost)} of {len(records)} frames, longest from frame {first} '
-        f'({at_s:.1f} s) {until}: {records[first].reason or records[first].state.value}. These '
-        'frames have no pose, and the rest of the map may be missing. It helps to move and turn '
-        'more slowly, with texture in view, and to come back to places seen before'
+        f'({at_s:.1f} s) {until}: {reason}. These frames have no pose, and the rest of the map '
+        f'may be missing. {advice}'
     ]
 
 
@@ -278,10 +278,10 @@ def _record(estimate: Estimate, read_ms: float, step_ms: float, loops_closed: in
     )
 
 
-def resident_mib() -> float:
-    """Return the resident memory of this process in MiB, NaN where the system does not tell."""
+def resident_mib(pid: int | str = 'self') -> float:
+    """Return the resident memory of a process in MiB, NaN where the system does not tell."""
     try:
-        pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
+        pages = int(Path(f'/proc/{pid}/statm').read_text(encoding='ascii').split()[1])
     except OSError:
         return math.nan
     return pages * os.sysconf('SC_PAGE_SIZE') / 2**20

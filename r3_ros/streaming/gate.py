@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import math
 
 import numpy as np
 
@@ -35,6 +36,8 @@ _AGREE_STRIDES = 4.0
 _FOLLOW_STRIDE = 0.1
 #: Factor on the number of frames that must agree where their scores are low.
 _WEAK_FACTOR = 2
+#: Drift counts as a share of the path or of this, if the path is shorter, in map units.
+_LEAST_PATH = 0.02
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,22 @@ class Gate:
         if self.lost:
             low = min(self.reference, _LOST_REFERENCE * self._nominal)
         self.reference = min(max(moved, low), high)
+
+
+def drift_reason(drift: np.ndarray, path: float, config: TrackingConfig) -> str:
+    """Return why a pose has drifted too far to be claimed with confidence; empty if it has not.
+
+    :param drift: (2,) expected error of its position, in map units, and rotation, radians.
+    :param path: length of the way to it, in map units.
+    """
+    share = float(drift[0]) / max(path, _LEAST_PATH)
+    angle = math.degrees(drift[1])
+    found = []
+    if 0 < config.drift_share < share:
+        found.append(f'the position by {share:.0%} of the path')
+    if 0 < config.drift_angle < angle:
+        found.append(f'the rotation by {angle:.0f} degrees')
+    return f'may have drifted: {" and ".join(found)}' if found else ''
 
 
 def _best_scores(edges: Sequence[Edge]) -> tuple[float, float]:

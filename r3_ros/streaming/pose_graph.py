@@ -125,10 +125,11 @@ class PoseGraph:
         # Through a quaternion, so that rounding does not accumulate.
         T = T_from_quat(S[:, :3, 3], quat_xyzw(rigid_part(S)))
         for frame_id, T_world_camera, scale in zip(ids, T, scale_of(S), strict=True):
-            covariance = self.held[frame_id].covariance
+            own = self.held[frame_id]
+            covariance = own.covariance
             if frame_id in variances:
                 covariance = with_variances(covariance, variances[frame_id])
-            self.held[frame_id] = HeldPose(T_world_camera, covariance, float(scale))
+            self.held[frame_id] = HeldPose(T_world_camera, covariance, float(scale), own.drift)
         self._outdated = set(self.held)
         moved = _moved(before, T)
         return sorted(frame_id for frame_id, far in zip(ids, moved, strict=True) if far)

@@ -57,11 +57,14 @@ class HeldPose:
         rx ry rz and logarithm of the scale; map units and radians.
     :ivar scale: length of the predictor's unit at this frame, in map units: 1 until loop closure
         shows that the unit has drifted.
+    :ivar drift: (2,) of translation and rotation: standard deviations of the edges that lead here
+        from the start of the world, added up; map units and radians.
     """
 
     T_world_camera: np.ndarray
     covariance: np.ndarray = field(default_factory=lambda: np.zeros((7, 7)))
     scale: float = 1.0
+    drift: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
     def __post_init__(self) -> None:
         self.T_world_camera.setflags(write=False)
@@ -244,10 +247,25 @@ def resolve_pose(
     # Errors of edges are not independent, so many are not surer than the best.
     best = int(np.argmin(volumes(carried)))
     return ResolvedPose(
-        HeldPose(T, carried[best], scale),
+        HeldPose(T, carried[best], scale, _drift(edges, held, noise, scale)),
         _spread(centres, quats, T, weights),
         edge_variances[best],
     )
+
+
+def _drift(
+    edges: Sequence[Edge], held: Mapping[int, HeldPose], noise: EdgeNoise, scale: float
+) -> np.ndarray:
+    """Return the (2,) least drift of the edges' target.
+
+    Errors of successive edges are added, not their squares: they come from the same surfaces and
+    depths, and have the same sign for many frames.
+    """
+    sources = np.array([held[edge.source_id].drift for edge in edges])
+    level = np.array([edge.noise for edge in edges])
+    own = noise.errors.by_evidence(noise.evidence_of(edges), level) * [scale, 1.0]
+    least: np.ndarray = (sources + own).min(axis=0)
+    return least
 
 
 def carried_along(

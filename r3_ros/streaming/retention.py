@@ -81,6 +81,8 @@ class Retention:
             prediction.provisional,
         )
         T_previous_camera = motion_since_last(session, frame_id, pose.T_world_camera)
+        if T_previous_camera is not None:
+            session.path += float(np.linalg.norm(T_previous_camera[:3, 3]))
         session.graph.add(frame_id, pose, resolution.edges, session.segment_id)
         session.recent.append(frame_id)
         session.keep_recent(self._recent_frames)

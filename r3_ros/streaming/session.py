@@ -67,6 +67,8 @@ class Session:
     :ivar newest_segment: the highest segment id so far.
     :ivar lost_frames: frames since the camera was lost; 0 while it is tracked.
     :ivar last_published: the newest frame whose pose was published.
+    :ivar path: length of the way along the published poses, those of a loaded map included; map
+        units.
     :ivar map_revision: increases when a published pose has changed.
     :ivar intrinsics: of the newest frame, and of all others if they are estimated.
     :ivar evidence: edges to old keyframes that contradict the poses of the last frames.
@@ -85,6 +87,7 @@ class Session:
     newest_segment: int = 0
     lost_frames: int = 0
     last_published: int | None = None
+    path: float = 0.0
     map_revision: int = 0
     loops_closed: int = 0
     frame_count: int = 0

@@ -8,17 +8,18 @@ from scipy.spatial.transform import Rotation
 
 
 def test_a_written_model_is_read_back(tmp_path):
-    model = ErrorModel(evidence=(2.0, 3.0), drift=(1.5, 0.2), drift_power=3.0, start=(0.1, 0.2))
+    model = ErrorModel(
+        reference=4.0, evidence=(2.0, 3.0), drift=(1.5, 0.2), drift_power=3.0, start=(0.1, 0.2)
+    )
     model.write(tmp_path / 'model.json', ['kitchen', 'a street'])
     assert ErrorModel.read(tmp_path / 'model.json') == model
 
 
-def test_scores_are_evidence_by_their_logits():
+def test_expected_errors_are_inverse_to_scores():
     model, reference = ErrorModel(nominal=(0.01, 0.02)), 0.7
-    logits = np.array([[0.0, 2.0], [-3.0, 1.0]])
-    by_reference = np.log(np.expm1(reference))
-    found = model.evidence_of_scores(np.log1p(np.exp(logits + by_reference)), reference)
-    np.testing.assert_allclose(found, np.exp(-logits) * [0.01, 0.02])
+    shares = np.array([[1.0, 2.0], [0.1, 5.0]])
+    found = model.evidence_of_scores(shares * reference, reference)
+    np.testing.assert_allclose(found, [0.01, 0.02] / shares)
     # No score, no knowledge; and nothing overflows.
     assert (model.evidence_of_scores(np.zeros((1, 2)), reference) > 100.0).all()
     assert np.isfinite(model.evidence_of_scores(np.full((1, 2), 1e9), reference)).all()

@@ -247,7 +247,7 @@ def test_poses_of_the_body_are_marked_where_nothing_says_where_the_camera_is(tmp
     sensor.write_text('\n'.join(x for x in sensor.read_text().splitlines() if 'T_BS' not in x))
     with open_source(tmp_path) as source:
         poses, _ = source.truth()
-    assert 'of the body' in poses.notes[0]
+    assert 'of the body, and sensor.yaml has no T_BS' in poses.notes[0]
     np.testing.assert_allclose(poses.T_world_camera @ BODY, POSES, atol=1e-9)
 
 

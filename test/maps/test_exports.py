@@ -51,9 +51,11 @@ def test_nerfstudio_gets_the_depth_that_a_run_saved(tmp_path):
     images, with_depth = write_nerfstudio(tmp_path / 'out', saved, depths)
     assert (images, with_depth) == (len(saved.images), 1)
     content = json.loads((tmp_path / 'out' / 'transforms.json').read_text())
-    (path,) = [f['depth_file_path'] for f in content['frames'] if 'depth_file_path' in f]
-    read = cv2.imread(str(tmp_path / 'out' / path), cv2.IMREAD_UNCHANGED)
+    # It refuses folders where only some frames have a depth image.
+    paths = [tmp_path / 'out' / frame['depth_file_path'] for frame in content['frames']]
+    empty, read = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths[:2])
     np.testing.assert_array_equal(read, [[1500, 0], [0, 250]])
+    assert empty.shape == (INTRINSICS.height, INTRINSICS.width) and not empty.any()
 
 
 def test_intrinsics_that_differ_are_given_for_each_image(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from r3_ros.commands.cli import main
 from r3_ros.core.config import MemoryConfig, ModelConfig, R3Config
 from r3_ros.core.datatypes import Frame, KnownKeyframe, ModelInfo
+from r3_ros.core.error_model import ErrorModel
 from r3_ros.core.errors import (
     CheckpointError,
     ConfigError,
@@ -203,6 +204,12 @@ def test_the_stream_says_what_a_good_score_is(predictor):
     assert predictor.confidence_reference == pytest.approx(np.mean(best[:10]))
     predictor.reset()
     assert predictor.confidence_reference == guess
+
+
+def test_weights_with_an_error_model_say_what_a_good_score_is(predictor, monkeypatch):
+    monkeypatch.setattr(predictor, 'error_model', ErrorModel(reference=4.5))
+    feed(predictor, *range(3))
+    assert predictor.confidence_reference == 4.5
 
 
 # --- Trouble ---

@@ -1,10 +1,9 @@
 """Networks with full context: answers are the network's, and what a pass takes is known before."""
 
-import weakref
-
 from lively_network import frame, lively
 import networks
 import numpy as np
+from peak_memory import PeakMemory
 import pytest
 from r3_ros.core.config import ModelConfig, R3Config
 from r3_ros.core.datatypes import ModelInfo
@@ -19,8 +18,6 @@ from r3_ros.model.weights.checkpoint import save_network
 from r3_ros.model.window_predictor import NetworkWindowPredictor
 from scripted_views import numbered_frames, room_walk, ScriptedViews, ViewScript
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 CONFIG = ModelConfig(name='r3', image_size=154)
 MIB = 2**20
@@ -108,6 +105,23 @@ def test_images_of_one_surface_are_related():
     np.testing.assert_allclose(T_2_1[:3, 3], unit * expected[:3, 3], atol=1e-5)
 
 
+def test_an_image_without_a_pose_is_related_to_none(monkeypatch):
+    network = ScriptedViews(ViewScript(room_walk(30)))
+    relate = network.relate
+
+    def without_second(features):
+        views = relate(features)
+        views.T_world_camera[1] = torch.nan
+        return views
+
+    monkeypatch.setattr(network, 'relate', without_second)
+    found = window_predictor(network).predict([f.image for f in numbered_frames(4)])
+    others = np.array([0, 2, 3])
+    assert not found.predicted[1].any() and not found.predicted[:, 1].any()
+    assert found.predicted[np.ix_(others, others)].sum() == 6
+    assert np.isnan(found.relative[1]).all() and np.isfinite(found.depth).all()
+
+
 def test_descriptors_have_unit_length(predictor, images):
     lengths = [np.linalg.norm(predictor.describe(image)) for image in images]
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
@@ -148,33 +162,6 @@ def test_pixels_and_intrinsics_are_prepared_as_in_a_stream(predictor):
 # --- Memory ---
 
 
-class _Peak(TorchDispatchMode):
-    """Counts the bytes of all tensors alive at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.now, self.peak = set(), 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_iter(out):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
-        return out
-
-    def _add(self, storage):
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.alive:
-            self.alive.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._drop, key, size)
-
-    def _drop(self, key, size):
-        self.alive.discard(key)
-        self.now -= size
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('variant', ['r3-tiny', 'r3-small'])
 @pytest.mark.parametrize('depth', [True, False])
@@ -182,7 +169,7 @@ class _Peak(TorchDispatchMode):
 def test_what_a_pass_takes_is_known_before(variant, depth, frames):
     network = build_network(VARIANTS[variant]).eval().requires_grad_(False)
     images = torch.zeros(1, frames, 3, 112, 154, dtype=torch.uint8)
-    with torch.inference_mode(), _Peak() as peak:
+    with torch.inference_mode(), PeakMemory() as peak:
         network(images, depth=depth)
     known = pass_bytes(network.config, 8, 11, frames, 4, depth)
     assert peak.peak <= known < 1.6 * peak.peak

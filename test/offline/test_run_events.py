@@ -7,6 +7,7 @@ from r3_ros.core.datatypes import DepthMap, Frame, TrackingState
 from r3_ros.offline.depth_samples import DepthSamples, MOST_SAMPLES
 from r3_ros.offline.frame_record import FrameRecord
 from r3_ros.offline.run_events import EventLog, events_of, MOST_EVENTS
+from r3_ros.offline.stream_run import loss_warnings
 from r3_ros.streaming.image_check import ImageCheck
 import scripted
 from sequences import stamp
@@ -39,7 +40,11 @@ def test_a_loss_lasts_until_the_camera_is_tracked_again():
 
 def test_what_helps_follows_from_the_reason():
     def advice(reason):
-        (event,) = events_of([record(0), record(1, LOST, reason)]).events()
+        records = [record(0), record(1, LOST, reason)]
+        (event,) = events_of(records).events()
+        # The last line of a run says the same.
+        (warning,) = loss_warnings(records)
+        assert reason in warning and warning.endswith(event.advice)
         return event.advice
 
     def fault(images):

@@ -95,3 +95,14 @@ def test_the_map_is_drawn_in_the_size_of_its_voxels(path):
     (the_map,) = [d for d in manager(path)['Displays'] if d['Name'] == 'Map']
     assert the_map['Size (m)'] == R3Config().map.voxel_size
     assert the_map['Style'] == 'Flat Squares'
+
+
+def test_the_saved_window_has_a_place_for_each_panel_and_image(path):
+    content = yaml.safe_load(path.read_text())
+    geometry = content['Window Geometry']
+    docks = [panel['Name'] for panel in content['Panels']]
+    docks += [d['Name'] for d in manager(path)['Displays'] if kind(d) == 'Image']
+    # Qt writes the names of its docks as UTF-16.
+    state = bytes.fromhex(geometry['QMainWindow State'])
+    assert all(name.encode('utf-16-be') in state for name in docks)
+    assert set(docks) <= geometry.keys()

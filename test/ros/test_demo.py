@@ -10,11 +10,14 @@ import pytest
 from r3_ros.commands.cli import build_parser, main
 from r3_ros.core.config import R3Config
 from r3_ros.core.errors import R3Error
+from r3_ros.core.geometry import R_BODY_OPTICAL
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.report.report_page import write_report
 from r3_ros.input.bag_writer import write_sequence
 from r3_ros.input.open_source import open_source
-from r3_ros.offline.run_files import load_summary
+from r3_ros.input.source import RawFrame
+from r3_ros.offline.depth_samples import DepthSample
+from r3_ros.offline.run_files import load_summary, read_covariances
 from r3_ros.ros.demo.checks import all_checks
 from r3_ros.ros.demo.live_files import write_live_run
 from r3_ros.ros.demo.live_run import LiveResult
@@ -137,36 +140,74 @@ def test_a_node_that_never_spoke_is_found():
     assert 'status' in failed(LiveResult())
 
 
-def test_the_files_of_a_live_run_are_those_of_a_recorded_one(tmp_path):
+def live_result() -> LiveResult:
+    """Return six frames of a camera that moves ahead by 0.1 a frame: a start of two, one lost."""
     result = LiveResult()
+    T = np.eye(4)
+    T[:3, :3] = R_BODY_OPTICAL
     for i in range(6):
-        T = np.eye(4)
-        T[0, 3] = 0.1 * i
         result.sent_s[stamp(i)] = float(i)
+        result.resident_mib[stamp(i)] = 100.0 + i
         result.statuses[stamp(i)] = SimpleNamespace(
-            state=3 if i < 2 else 4, state_reason='', frame_index=i, is_keyframe=i % 2 == 0,
-            confidence_translation=1.0, confidence_rotation=1.0, confidence_ratio=1.0,
-            frames_in_context=i, time_wait=0.001, time_preprocess=0.002, time_inference=0.02,
-            time_publish=0.003,
+            state=3 if i < 2 else 6 if i == 4 else 4, state_reason='', frame_index=i,
+            is_keyframe=i % 2 == 0, confidence_translation=1.0, confidence_rotation=1.0,
+            confidence_ratio=1.0, frames_in_context=i, time_wait=0.001, time_preprocess=0.002,
+            time_inference=0.02, time_publish=0.003, segment_id=0, scale_source=0, SCALE_NONE=0,
         )  # fmt: skip
-        if i:
-            result.T_map_base[stamp(i)] = T
+        T[0, 3] = 0.1 * i
+        if i not in (0, 4):
+            result.T_map_base[stamp(i)] = result.T_odom_base[stamp(i)] = T.copy()
+            # Of x in map, which is z of the camera.
+            result.map_covariance[stamp(i)] = np.diag([4.0, 1.0, 1.0, 1e-4, 1e-4, 1e-4])
+            result.twist_covariance[stamp(i)] = np.diag([1.0, 1.0, 1.0, 1e-4, 1e-4, 1e-4])
             result.arrival_s[stamp(i)] = i + 0.05
     result.last_status = SimpleNamespace(
         frames_received=6, frames_dropped=0, frames_rejected=0, fov_x_calibrated=1.0
     )
-    summary = write_live_run(tmp_path, result, R3Config(), 'camera')
+    depth = np.ones((3, 4), np.float32)
+    result.depth_samples.note([DepthSample(2, depth, depth, np.zeros((3, 4, 3), np.uint8))])
+    return result
+
+
+def test_the_files_of_a_live_run_are_those_of_a_recorded_one(tmp_path):
+    images = [RawFrame(stamp(i), np.zeros((30, 40, 3), np.uint8)) for i in range(7)]
+    result = live_result()
+    # Its status was not received any more.
+    result.T_map_base[stamp(6)] = np.eye(4)
+    summary = write_live_run(tmp_path, result, R3Config(), 'camera', images)
     assert summary == load_summary(tmp_path)
-    assert summary['frames']['processed'] == 6 and summary['frames']['with_pose'] == 5
-    assert summary['tracked_share'] == pytest.approx(4 / 6) and summary['keyframes'] == 3
+    assert summary['frames']['processed'] == 6 and summary['frames']['with_pose'] == 4
+    assert summary['tracked_share'] == pytest.approx(3 / 6) and summary['keyframes'] == 3
     assert summary['path_length'] == pytest.approx(0.4)
     assert summary['timing_ms']['latency']['median'] == pytest.approx(50.0)
     assert summary['timing_ms']['step']['max'] == pytest.approx(20.0)
-    assert summary['events'] == []  # a quick start is none
-    assert summary['resident_peak_mib'] is None
-    assert len(read_tum(tmp_path / 'trajectory.tum')) == 5
+    assert [event['frame'] for event in summary['events']] == [4]  # a quick start is none
+    assert summary['resident_peak_mib'] == 105.0
+    assert len(read_tum(tmp_path / 'trajectory.tum')) == 4
+    assert [path.name for path in (tmp_path / 'moments').iterdir()] == ['000004.jpg']
     write_report(tmp_path)
-    assert 'latency, 95th percentile' in (tmp_path / 'report.html').read_text()
+    report = (tmp_path / 'report.html').read_text()
+    for part in ('latency, 95th percentile', 'memory of the process', 'some keyframes'):
+        assert part in report
+
+
+def test_covariances_of_a_live_run_are_of_the_camera_without_the_factor_of_no_scale(tmp_path):
+    config = R3Config()
+    write_live_run(tmp_path, live_result(), config, 'camera', [])
+    found = read_covariances(tmp_path)
+    factor = config.covariance.unscaled_factor
+    known = [1, 2, 3, 5]
+    assert np.isnan(found.covariance[[0, 4]]).all()
+    np.testing.assert_allclose(
+        found.covariance[known].diagonal(axis1=1, axis2=2),
+        [[1 / factor, 1 / factor, 4 / factor, 1e-4, 1e-4, 1e-4]] * 4,
+        atol=1e-12,
+    )
+    # Along the viewing direction, since the last frame with a pose.
+    np.testing.assert_allclose(found.T_previous_camera[[2, 5], 2, 3], [0.1, 0.2], atol=1e-12)
+    elapsed_s = (stamp(5) - stamp(3)) / 1e9
+    np.testing.assert_allclose(found.step_covariance[5, 0, 0], elapsed_s**2 / factor)
+    assert np.isnan(found.step_covariance[1]).all()
 
 
 @pytest.mark.ros
@@ -188,7 +229,10 @@ def test_a_recording_through_the_real_node(tmp_path, capsys):
     )
     stamps = set(read_tum(out / 'trajectory.tum').stamps_ns.tolist())
     assert stamps <= {stamp(i) for i in range(40)}
-    for name in ('report.html', 'map.ply', 'map', 'node.log', 'frames.csv', 'evaluation.json'):
+    for name in (
+        'report.html', 'map.ply', 'map', 'node.log', 'frames.csv', 'evaluation.json',
+        'covariances.npz',
+    ):  # fmt: skip
         assert (out / name).exists()
     assert not (out / 'recording.mcap').exists()
     assert 'What was checked' in (out / 'report.html').read_text()
@@ -215,6 +259,36 @@ def test_a_wrong_parameter_is_reported_before_anything_is_made(tmp_path, capsys)
     assert main(['demo', '-o', str(out), '--set', 'map.size=3']) == 2
     error = capsys.readouterr().err
     assert "'model.name' is 'r4'" in error and 'map.size' in error and not out.exists()
+
+
+@pytest.mark.ros
+def test_depth_images_are_collected_for_the_report():
+    from r3_ros.msg import StreamStatus
+    from r3_ros.ros.demo.live_run import _Listener
+    from r3_ros.ros.outputs.messages import image_message, time_message
+    import rclpy
+
+    depth = np.full((3, 4), 2.0, np.float32)
+    color = np.full((3, 4, 3), 9, np.uint8)
+    images = ('color/image', 'rgb8', color), ('depth/image', '32FC1', depth)
+    result, context = LiveResult(), rclpy.Context()
+    rclpy.init(args=[], context=context)
+    try:
+        with closing(_Listener(context, result)) as listener:
+            status = StreamStatus(state=StreamStatus.STATE_TRACKING, frame_index=5)
+            status.header.stamp = time_message(stamp(5))
+            listener._on_status(status)
+            for topic, encoding, pixels in (*images, ('depth/confidence', '32FC1', depth + 1)):
+                message = image_message(stamp(5), 'camera', encoding, pixels)
+                listener._on_depth(topic, message)
+    finally:
+        rclpy.shutdown(context=context)
+    (sample,) = result.depth_samples.chosen()
+    assert sample.frame_id == 5
+    np.testing.assert_array_equal(sample.depth, depth)
+    np.testing.assert_array_equal(sample.confidence, depth + 1)
+    np.testing.assert_array_equal(sample.image, color)
+    assert result.counts['depth/image'] == 1
 
 
 @pytest.mark.ros

@@ -178,6 +178,22 @@ def test_map_to_odom_is_repeated_ahead_of_the_newest_image(graph):
     assert stamps == [ahead_ns + 1 + i for i in range(len(stamps))]
 
 
+def test_no_stamp_of_map_to_odom_is_used_twice_for_an_image_that_takes_long(graph):
+    g = graph(tf_publish_rate=0.0).start()
+    transforms = g.listen_tf()
+    stamp_ns = g.send() + PERIOD_NS
+    # As the timer does between the arrival of the image and its pose.
+    g.node.worker.authority.note_image(stamp_ns)
+    g.node.worker.authority.repeat()
+    assert g.send() == stamp_ns
+
+    def stamps():
+        return [stamp_ns_of(t.header.stamp) for t in transforms if t.child_frame_id == 'odom']
+
+    g.until(lambda: len(stamps()) >= 5)
+    assert len(set(stamps())) == len(stamps())
+
+
 def test_without_a_rate_map_to_odom_comes_with_each_frame_alone(graph):
     g = graph(tf_publish_rate=0.0).start()
     transforms = g.listen_tf()

@@ -9,6 +9,7 @@ from r3_ros.core.config import R3Config, TrackingConfig
 from r3_ros.core.datatypes import Edge, Frame, FramePrediction, TrackingState
 from r3_ros.core.error_model import ErrorModel
 from r3_ros.core.geometry import inverse, make_T, T_from_quat
+from r3_ros.core.parameter_fields import updated
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.gate import Gate
 from scipy.spatial.transform import Rotation
@@ -266,7 +267,9 @@ class Fading(ScriptedPredictor):
 def test_confidence_that_falls_with_the_gap_locks_nothing_out(droughts):
     """A gate on the mean over all remembered frames refuses every frame from some point on."""
     path = straight(0.02)
-    engine = Engine(Fading(Script(path=path, droughts=set(droughts))), R3Config())
+    # Steps this short are known to a tenth of their length, which is not the point here.
+    config = updated(R3Config(), {'tracking.drift_share': 0.0})
+    engine = Engine(Fading(Script(path=path, droughts=set(droughts))), config)
     silent = []
     for frame in frames(400):
         estimate = engine.step(frame)
@@ -360,3 +363,30 @@ def test_a_low_score_is_reported_and_refused_only_where_the_predictor_does_not_t
     )
     assert verdict.publishable is built_on and not verdict.mappable
     assert verdict.state is TrackingState.LOW_CONFIDENCE
+
+
+class Chained(ScriptedPredictor):
+    """Relates a frame to the one before it alone; errors of 0.1 degrees and 0.001 units."""
+
+    error_model = ErrorModel(nominal=(1e-3, np.radians(0.1)))
+
+    def _edges(self, frame_id, T_room_camera, context):
+        return super()._edges(frame_id, T_room_camera, [i for i in context if i == frame_id - 1])
+
+
+@pytest.mark.parametrize(
+    ('changes', 'last_claimed'),
+    [({}, 29), ({'tracking.drift_share': 0.005}, 0), ({'tracking.drift_angle': 1.05}, 10)],
+    ids=['within limits', 'share of the path', 'angle'],
+)
+def test_a_pose_that_may_have_drifted_is_not_claimed_but_tracking_goes_on(changes, last_claimed):
+    path = straight(1.0)  # 0.1 units from frame to frame
+    engine = Engine(Chained(Script(path=path)), updated(R3Config(), changes))
+    estimates = [engine.step(frame) for frame in frames(30)]
+    assert [e.frame_id for e in estimates if e.state is TRACKING] == [*range(1, last_claimed + 1)]
+    for estimate in estimates[last_claimed + 1 :]:
+        assert estimate.state is LOW_CONFIDENCE and 'may have drifted' in estimate.reason
+        T = truth(path, estimate.stamp_ns)
+        np.testing.assert_allclose(estimate.T_world_camera, T, atol=1e-9)
+    # What enters the map does not depend on it.
+    assert sum(e.is_keyframe for e in estimates) > 1

@@ -127,6 +127,18 @@ def test_confidences_weigh_translation_and_rotation_apart():
     assert angle_error(resolved, T) == pytest.approx(0.2 / 5, rel=1e-2)
 
 
+def test_drift_adds_up_along_a_chain_and_is_that_of_the_shortest_way():
+    link, held = make_T(np.eye(3), [0.0, 0.0, 0.1]), {0: HeldPose(np.eye(4))}
+    for frame_id in range(1, 11):
+        edges = [Edge(frame_id - 1, frame_id, link, 3.0, 3.0)]
+        if frame_id == 10:
+            edges.append(Edge(0, 10, make_T(np.eye(3), [0.0, 0.0, 1.0]), 1.0, 1.0))
+        held[frame_id] = resolve(held, edges).held
+    one = NOISE.errors.by_evidence(NOISE.evidence_of(edges), np.ones(2))
+    np.testing.assert_allclose(held[9].drift, 9 * one[0])
+    np.testing.assert_allclose(held[10].drift, one[1])
+
+
 @pytest.mark.parametrize('share', [0.1, 0.3])
 @pytest.mark.parametrize('size', [1.0, 100.0])
 def test_outliers_are_thrown_out_even_with_good_scores(share, size):
@@ -186,11 +198,11 @@ def test_covariance_grows_as_scores_fall_and_along_a_chain():
     held, edges, _ = scene(count=1)
     sure, unsure = (
         resolve(held, with_edge(edges, 0, confidence_translation=c, confidence_rotation=c))
-        for c in (1.0, 0.1)
+        for c in (1.0, 0.01)
     )
     ratio = np.repeat(
         NOISE.variances_of(
-            [replace(edges[0], confidence_translation=0.1, confidence_rotation=0.1)]
+            [replace(edges[0], confidence_translation=0.01, confidence_rotation=0.01)]
         )[0]
         / NOISE.variances_of(edges)[0],
         3,

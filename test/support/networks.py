@@ -1,5 +1,6 @@
 """Networks small enough for every test, with weights that let every part show in the answers."""
 
+from dataclasses import replace
 from functools import lru_cache
 import math
 import re
@@ -22,6 +23,10 @@ _EVEN = BackboneConfig(width=128, depth=10, taps=(3, 5, 7, 9), alternate_from=2)
 _ODD = BackboneConfig(width=128, depth=8, taps=(1, 3, 5, 7), alternate_from=1, swiglu_width=96)
 _ALONE = BackboneConfig(width=128, depth=5, taps=(0, 1, 3, 4), alternate_from=None)
 
+#: Two blocks for each image, and four pairs of blocks.
+_ENCODER_AND_PAIRS = BackboneConfig(width=128, depth=10, taps=(3, 5, 7, 9), alternate_from=2)
+_RECTIFIED_HEAD = replace(_TINY_HEAD, rectified_skips=True)
+
 CONFIGS = {
     'r3': NetworkConfig('r3', _EVEN, _HEAD, CameraOutput.PAIRS),
     'r3-odd': NetworkConfig('r3-odd', _ODD, _HEAD, CameraOutput.PAIRS),
@@ -33,6 +38,10 @@ CONFIGS = {
         DepthHeadConfig(features=16, channels=(8, 16, 24, 32)),
         CameraOutput.NONE,
     ),
+    'vggt': NetworkConfig('vggt', _ENCODER_AND_PAIRS, _RECTIFIED_HEAD, CameraOutput.REFINED),
+    'lingbot-map': NetworkConfig(
+        'lingbot-map', _ENCODER_AND_PAIRS, _RECTIFIED_HEAD, CameraOutput.VIDEO
+    ),
 }
 
 #: Pattern of a parameter's name, its mean and standard deviation; a string: over sqrt(fan in).
@@ -41,12 +50,14 @@ _SCALES = (
     (r'[qk]_norm\.weight$', 1.5, 0.3),
     (r'norm\d?\.weight$|_aux\.\d\.2\.weight$', 1.0, 0.3),
     (r'gamma$', 0.6, 0.2),
-    (r'(cls|camera)_token$', 0.0, 1.0),
+    (r'_tokens?$', 0.0, 1.0),
     (r'temperature$', 2.3, 0.0),
     (r'pos_embed$', 0.0, 0.5),
     (r'qvec\.bias$', 0.5, 0.2),
+    (r'pose_branch\.fc2\.bias$', 0.3, 0.05),
     (r'fov\.0\.bias$', 1.0, 0.1),
     (r'(qvec|fov\.0)\.weight$', 0.0, '0.2'),
+    (r'pose_branch\.fc2\.weight$', 0.0, '0.1'),
     (r'conv2(_aux\.\d)?\.[25]\.weight$', 0.0, '0.7'),
     (r'cam_dec\..*\.weight$', 0.0, '1.4'),
     (r'weight$', 0.0, '1.0'),

@@ -173,7 +173,8 @@ class ScriptedPredictor:
     info = ModelInfo('scripted')
     capacity = None
     confidence_reference = 2.0
-    error_model = ErrorModel()
+    #: Its edges are exact, or wrong on request: nothing to be added up.
+    error_model = ErrorModel(summed=(0.1, 0.1))
     descriptor_size = 128
     has_pose_token = False
 

@@ -39,6 +39,7 @@ class Quantity(enum.Enum):
     HEAD = 'head'  # pyramid, rays, sky
     DEPTH = 'depth'
     CONFIDENCE = 'conf'
+    POINTS = 'points'
     PAIRS = 'pairs'  # raw output of the camera head
     POSES = 'poses'
     INTRINSICS = 'K'
@@ -51,6 +52,7 @@ MEASURES = {
     Quantity.HEAD: Measure.SPREAD,
     Quantity.DEPTH: Measure.LOG,
     Quantity.CONFIDENCE: Measure.LOG_ABOVE_ONE,
+    Quantity.POINTS: Measure.SPREAD,
     Quantity.PAIRS: Measure.ABSOLUTE,
     Quantity.POSES: Measure.ABSOLUTE,
     Quantity.INTRINSICS: Measure.RELATIVE,
@@ -75,6 +77,7 @@ _FLOAT32 = {
     Quantity.HEAD: Bound(2e-4),
     Quantity.DEPTH: Bound(5e-5),
     Quantity.CONFIDENCE: Bound(3e-4),
+    Quantity.POINTS: Bound(5e-5),
     Quantity.PAIRS: Bound(1e-4),
     Quantity.POSES: Bound(5e-5),
     Quantity.INTRINSICS: Bound(1e-5),
@@ -86,9 +89,10 @@ _BFLOAT16 = {
     Quantity.HEAD: Bound(0.3, rms=0.06),
     Quantity.DEPTH: Bound(0.15, rms=0.03),
     Quantity.CONFIDENCE: Bound(0.2, rms=0.035),
+    Quantity.POINTS: Bound(0.1, rms=0.018),
     Quantity.PAIRS: Bound(0.15, rms=0.035),
     Quantity.POSES: Bound(0.3, rms=0.08),
-    Quantity.INTRINSICS: Bound(0.01, rms=4e-3),
+    Quantity.INTRINSICS: Bound(0.03, rms=0.01),
     Quantity.PIXELS: Bound(0),
 }
 _FLOAT16 = {
@@ -97,9 +101,10 @@ _FLOAT16 = {
     Quantity.HEAD: Bound(0.04, rms=0.01),
     Quantity.DEPTH: Bound(0.018, rms=4e-3),
     Quantity.CONFIDENCE: Bound(0.025, rms=4.5e-3),
+    Quantity.POINTS: Bound(0.01, rms=2e-3),
     Quantity.PAIRS: Bound(0.012, rms=4.5e-3),
     Quantity.POSES: Bound(0.045, rms=0.012),
-    Quantity.INTRINSICS: Bound(1.5e-3, rms=6e-4),
+    Quantity.INTRINSICS: Bound(3e-3, rms=1e-3),
     Quantity.PIXELS: Bound(0),
 }
 #: By precision of the network's matrix products. Files without a network hold to the first.
@@ -137,13 +142,14 @@ class Output:
 _PATTERNS = (
     (r'net_input_sample', Quantity.INPUT, 'f.gg'),
     (r'tokens_in', Quantity.INPUT, 'ftt'),
-    (r'block\d+', Quantity.BACKBONE, 'ftt'),
+    (r'(block\d+|patches)', Quantity.BACKBONE, 'ftt'),
     (r'feat\d', Quantity.BACKBONE, 'ftt'),
     (r'cam_token\d', Quantity.BACKBONE, 'ft'),
     (r'cam_projected', Quantity.BACKBONE, 'ft'),
     (r'(layer\d_rn|refinenet\d)', Quantity.HEAD, 'ftgg'),
     (r'(depth|raw_depth)', Quantity.DEPTH, 'fgg'),
-    (r'depth_conf', Quantity.CONFIDENCE, 'fgg'),
+    (r'(depth|points)_conf', Quantity.CONFIDENCE, 'fgg'),
+    (r'points', Quantity.POINTS, 'fgg.'),
     (r'ray', Quantity.HEAD, 'fgg.'),
     (r'(ray_conf|sky)', Quantity.HEAD, 'fgg'),
     (r'abs_pose_enc', Quantity.PAIRS, '..'),

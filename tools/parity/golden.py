@@ -29,6 +29,7 @@ class Kind(enum.Enum):
     R3 = 'r3'
     DA3 = 'da3'
     METRIC = 'metric'
+    VGGT = 'vggt'
     POSES = 'poses'
     PREPROCESS = 'preprocess'
 
@@ -40,6 +41,8 @@ _KIND_OF_CAMERAS = {
     CameraOutput.PAIRS: Kind.R3,
     CameraOutput.ABSOLUTE: Kind.DA3,
     CameraOutput.NONE: Kind.METRIC,
+    CameraOutput.REFINED: Kind.VGGT,
+    CameraOutput.VIDEO: Kind.VGGT,
 }
 
 

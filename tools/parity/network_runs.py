@@ -20,6 +20,8 @@ from r3_ros.model.network import (
     Prediction,
     R3Network,
 )
+from r3_ros.model.variants import CameraOutput
+from r3_ros.model.vggt import VggtNetwork
 import torch
 from torch import Tensor
 
@@ -65,6 +67,8 @@ def network_outputs(golden: Golden, networks: Networks, sky_margin: float) -> di
             return _r3_outputs(golden, network, images)
         if isinstance(network, DA3Network):
             return _views_outputs(golden, images, lambda views: _da3_arrays(network, views))
+        if isinstance(network, VggtNetwork):
+            return _views_outputs(golden, images, lambda views: _vggt_arrays(network, views))
         assert isinstance(network, MetricNetwork)
         return _views_outputs(
             golden, images, lambda views: _metric_arrays(network, views, sky_margin)
@@ -267,6 +271,27 @@ def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Output]:
         'reference_view': _numpy(p.reference[0]),
     }
     return {name: Output(array) for name, array in arrays.items()}
+
+
+def _vggt_arrays(network: VggtNetwork, views: Tensor) -> dict[str, Output]:
+    frames = network.encode(views)
+    features, camera_tokens = network.aggregator(*frames.tensors, frames.rows, frames.columns)
+    p = network.predict(frames, points=True)
+    arrays = {
+        'patches': frames.tensors[0],
+        'feat3': features[3],
+        'cam_token3': camera_tokens,
+        'depth': p.depth,
+        'depth_conf': p.confidence,
+    }
+    if p.points is not None and p.point_confidence is not None:
+        arrays |= {'points': p.points, 'points_conf': p.point_confidence}
+    outputs = {name: Output(_numpy(array)) for name, array in arrays.items()}
+    encodings = _numpy(p.encodings).astype(np.float64)
+    cameras = camera_arrays(encodings, views.shape[-1], views.shape[-2], None)
+    if network.config.camera is CameraOutput.VIDEO:  # its encodings are camera-to-world
+        cameras['w2c'], cameras['c2w'] = cameras['c2w'], cameras['w2c']
+    return outputs | {name: Output(array) for name, array in cameras.items()}
 
 
 def _metric_arrays(network: MetricNetwork, views: Tensor, sky_margin: float) -> dict[str, Output]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ _EVENT_TITLES = {
     'loop': 'Loop closed',
     'correction': 'Large correction',
 }
+#: At most, of the numbers at the top.
+_TILES_IN_ROW = 7
 
 
 def write_report(folder: Path, path: Path | None = None) -> None:
@@ -114,7 +117,9 @@ def _tiles(run: RunData) -> str:
     cells = ''.join(
         f'<div class="tile {mood}"><b>{v}</b><span>{k}</span></div>' for v, k, mood in tiles
     )
-    return f'<div class="tiles">{cells}</div>'
+    # Rows of the same length, on a wide page.
+    columns = math.ceil(len(tiles) / math.ceil(len(tiles) / _TILES_IN_ROW))
+    return f'<div class="tiles" style="--columns: {columns}">{cells}</div>'
 
 
 def _position_error(errors: dict[str, Any]) -> tuple[str, str]:

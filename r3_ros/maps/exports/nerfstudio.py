@@ -29,15 +29,17 @@ def write_nerfstudio(
 ) -> tuple[int, int]:
     """Write keyframes with an image, their depth, and the cloud to start from.
 
+    nerfstudio wants depth images of all frames or of none: those without depth get an empty one.
+
     :param depths: folder of ``NNNNNN.npz`` of the run that made the map (``r3 run --save-depth``).
-    :returns: number of images, and of depth images.
+    :returns: number of images, and of those with depth.
     :raises OutputError: it exists, is no such folder, or cannot be written.
     """
     with atomic_directory(folder, overwrite, marker=TRANSFORMS) as temporary:
         (temporary / IMAGES).mkdir()
         if depths is not None:
             (temporary / DEPTH).mkdir()
-        frames = []
+        frames, with_depth = [], 0
         for row, frame_id in enumerate(saved.keyframes.ids.tolist()):
             image = saved.images.get(frame_id)
             if image is None:
@@ -46,15 +48,20 @@ def write_nerfstudio(
             (temporary / name).write_bytes(image)
             pose = saved.keyframes.T_map_optical[row] @ _OPENGL
             frame = {'file_path': name, 'transform_matrix': pose.tolist(), **_lens(saved, row)}
-            if depths is not None and (depths / f'{frame_id:06d}.npz').is_file():
+            if depths is not None:
                 frame['depth_file_path'] = f'{DEPTH}/{frame_id:06d}.png'
-                path = temporary / frame['depth_file_path']
-                path.write_bytes(_depth_png(depths / f'{frame_id:06d}.npz'))
+                depth = _depth_steps(depths / f'{frame_id:06d}.npz')
+                with_depth += depth is not None
+                if depth is None:
+                    lens = saved.keyframes.intrinsics(row)
+                    depth = np.zeros((lens.height, lens.width), np.uint16)
+                png = cv2.imencode('.png', depth)[1]
+                (temporary / frame['depth_file_path']).write_bytes(png.tobytes())
             frames.append(frame)
         write_points(temporary / POINTS, saved.points)
         content = {'camera_model': 'PINHOLE', 'ply_file_path': POINTS, **_common(frames)}
         (temporary / TRANSFORMS).write_text(json.dumps(content, indent=1) + '\n')
-    return len(frames), sum('depth_file_path' in frame for frame in frames)
+    return len(frames), with_depth
 
 
 def _lens(saved: SavedMap, row: int) -> dict[str, float]:
@@ -76,9 +83,10 @@ def _common(frames: list[dict[str, Any]]) -> dict[str, Any]:
     return {**lens, 'frames': rest}
 
 
-def _depth_png(path: Path) -> bytes:
-    """Return a depth map as a 16-bit PNG, 0 where unknown."""
+def _depth_steps(path: Path) -> np.ndarray | None:
+    """Return a depth map as (H, W) uint16 steps, 0 where unknown; None if there is no file."""
+    if not path.is_file():
+        return None
     with np.load(path, allow_pickle=False) as saved:
         steps = np.nan_to_num(saved['depth'] / _DEPTH_STEP, nan=0.0)
-    steps = np.where(steps <= np.iinfo(np.uint16).max, np.rint(steps), 0).astype(np.uint16)
-    return bytes(cv2.imencode('.png', steps)[1])
+    return np.where(steps <= np.iinfo(np.uint16).max, np.rint(steps), 0).astype(np.uint16)

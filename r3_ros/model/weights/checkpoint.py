@@ -41,14 +41,18 @@ _PREFIX = 'da3.'
 #: Prefixes left by training code.
 _PREFIXES = re.compile(r'((net|module|model|da3)\.)*')
 #: Its width narrows down the networks before they are compared parameter by parameter.
-_CLASS_TOKEN = 'backbone.pretrained.cls_token'
+_CLASS_TOKEN = re.compile(r'(backbone\.pretrained|aggregator\.patch_embed)\.cls_token')
 #: The norm shared by the four ray branches; torch lists it under each of their names.
 _SHARED_NORM = re.compile(r'(output_conv2_aux\.)\d(\.2\.)')
-#: Modules in ``head.scratch`` of the official networks, and in ``head`` of ours.
-_SCRATCH = ('layer', 'refinenet', 'output_conv', 'sky_output_conv')
+#: Modules in ``scratch`` of the official dense heads, and in the heads themselves of ours.
+_SCRATCH = re.compile(r'^(\w*head)\.(layer|refinenet|output_conv|sky_output_conv)')
 #: Parts of official files that our networks may lack: the pose encoder, additional camera heads,
-#: the Gaussian head, projections used in training.
-_OPTIONAL_PARTS = ('cam_enc', 'aux_cam_decs', 'gs_head', 'gs_adapter', 'projections')
+#: the Gaussian head, projections and masks used in training; VGGT's tracks, and its points in
+#: files of LingBot-Map.
+_OPTIONAL_PARTS = re.compile(
+    r'(cam_enc|aux_cam_decs|gs_head|gs_adapter|projections|track_head|point_head)(?=\.)'
+    r'|aggregator\.patch_embed\.mask_token'
+)
 #: Older files have one confidence, used for translation too.
 _CONFIDENCE_T, _CONFIDENCE = 'cam_dec.fc_rel_conf_t.', 'cam_dec.fc_rel_conf.'
 #: First bytes of files mistaken for weights.
@@ -147,9 +151,7 @@ def official_name(parameter: str) -> str:
     part, _, rest = parameter.partition('.')
     if part == 'backbone':
         return f'backbone.pretrained.{rest}'
-    if part == 'head' and rest.startswith(_SCRATCH):
-        return f'head.scratch.{rest}'
-    return parameter
+    return _SCRATCH.sub(r'\1.scratch.\2', parameter)
 
 
 class _Unusable(Exception):
@@ -226,7 +228,7 @@ class _Match:
 
 def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _Match]:
     """Return the variant that fits a file, and the match."""
-    widths = {shape[-1:] for key, shape in shapes.items() if _name(key) == _CLASS_TOKEN}
+    widths = {shape[-1:] for key, shape in shapes.items() if _CLASS_TOKEN.fullmatch(_name(key))}
     matches = {
         name: _match(shapes, _wanted(config))
         for name, config in VARIANTS.items()
@@ -265,16 +267,16 @@ def _match(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> _Match:
     parts = {name.partition('.')[0] for name in wanted}
     for key in sorted(shapes):
         name = _name(key)
-        part = name.partition('.')[0]
-        if part in _OPTIONAL_PARTS and part not in parts:
-            ignored.append(part)
+        optional = _OPTIONAL_PARTS.match(name)
+        if optional and optional[0] not in parts:
+            ignored.append(name if optional[0] == name else f'{optional[0]}.*')
         elif name not in wanted or (name in keys and not _SHARED_NORM.search(key)):
             unexpected.append(_shown(key))
         elif shapes[key] != wanted[name]:
             misshaped.append(f'{_shown(key)} ({_text(shapes[key])}, not {_text(wanted[name])})')
         # Of several keys of the shared norm the last is used, as in torch.
         keys[name] = key
-    notes = [f'ignored {ignored.count(part)} tensors {part}.*' for part in sorted({*ignored})]
+    notes = [f'ignored {ignored.count(part)} tensors {part}' for part in sorted({*ignored})]
     older = {name: name.replace(_CONFIDENCE_T, _CONFIDENCE) for name in wanted}
     copied = {name: keys[old] for name, old in older.items() if name != old and old in keys}
     if copied and not copied.keys() & keys.keys():

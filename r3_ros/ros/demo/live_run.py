@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 import os
 from pathlib import Path
 import signal
@@ -22,6 +23,8 @@ from ...core.geometry import T_from_quat
 from ...core.threads import RepeatingThread
 from ...input.bag_source import stamp_of
 from ...input.bag_writer import IMAGE_TOPIC
+from ...offline.depth_samples import DepthSample, DepthSamples
+from ...offline.stream_run import resident_mib
 from .bag_player import BagPlayer
 
 _NODE = 'r3'
@@ -32,6 +35,9 @@ _SAVE_TIMEOUT_S = 90.0
 #: Before a stronger signal.
 _STOP_TIMEOUT_S = 10.0
 _LOG_TAIL_LINES = 15
+#: The images of a depth map: depth, confidence, colour.
+_DEPTH_TOPICS = ('depth/image', 'depth/confidence', 'color/image')
+_DEPTHS_WAITING = 4
 
 
 @dataclass
@@ -39,6 +45,10 @@ class LiveResult:
     """Results of a live run. Keys are stamps in nanoseconds.
 
     :ivar sent_s: ``time.monotonic()`` when each image was sent; ``arrival_s``: when its pose came.
+    :ivar resident_mib: memory of the node when each image was sent.
+    :ivar map_covariance: (6, 6) of ``T_map_base`` in the axes of map; ``twist_covariance``: (6, 6)
+        of the velocity in the base frame.
+    :ivar depth_samples: a few of the published depth images, for the report.
     :ivar statuses: of each frame; ``last_status`` is of any time.
     :ivar tf_parents: child frame -> its parents.
     :ivar counts: number of messages by topic; ``messages``: the last one of large topics.
@@ -47,8 +57,12 @@ class LiveResult:
 
     sent_s: dict[int, float] = field(default_factory=dict)
     arrival_s: dict[int, float] = field(default_factory=dict)
+    resident_mib: dict[int, float] = field(default_factory=dict)
     T_map_base: dict[int, np.ndarray] = field(default_factory=dict)
     T_odom_base: dict[int, np.ndarray] = field(default_factory=dict)
+    map_covariance: dict[int, np.ndarray] = field(default_factory=dict)
+    twist_covariance: dict[int, np.ndarray] = field(default_factory=dict)
+    depth_samples: DepthSamples = field(default_factory=DepthSamples)
     repeated_poses: int = 0
     statuses: dict[int, Any] = field(default_factory=dict)
     last_status: Any = None
@@ -93,6 +107,7 @@ def run_live(
         # Recorded at its own stamp, see bag_writer.
         if topic == IMAGE_TOPIC:
             result.sent_s[recorded_ns] = time.monotonic()
+            result.resident_mib[recorded_ns] = resident_mib(process.pid)
             on_image(result)
             process.check()
 
@@ -177,16 +192,20 @@ class _Listener:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         # As bytes: decoding every cloud would slow the node down.
         self._last_bytes: dict[str, tuple[type, bytes]] = {}
+        self._depths: dict[int, dict[str, np.ndarray]] = {}
         for kind, topic, qos in (
             (PointCloud2, 'points', 2),
             (PointCloud2, 'map_points', latched),
             (PointCloud2, 'keyframe_points', 2),
-            (Image, 'depth/image', 2),
             (CameraInfo, 'depth/camera_info', 2),
             (Path, 'path', latched),
         ):
             self.node.create_subscription(
                 kind, f'{_NODE}/{topic}', self._counter(topic, kind), qos, raw=True
+            )
+        for topic in _DEPTH_TOPICS:
+            self.node.create_subscription(
+                Image, f'{_NODE}/{topic}', partial(self._on_depth, topic), _DEPTHS_WAITING
             )
         self._executor = executor = SingleThreadedExecutor(context=context)
         executor.add_node(self.node)
@@ -207,9 +226,30 @@ class _Listener:
         result.repeated_poses += stamp_ns in result.T_map_base
         result.arrival_s[stamp_ns] = time.monotonic()
         result.T_map_base[stamp_ns] = _matrix(message.pose.pose)
+        result.map_covariance[stamp_ns] = np.reshape(message.pose.covariance, (6, 6))
 
     def _on_odometry(self, message: Any) -> None:
-        self._result.T_odom_base[stamp_of(message)] = _matrix(message.pose.pose)
+        result, stamp_ns = self._result, stamp_of(message)
+        result.T_odom_base[stamp_ns] = _matrix(message.pose.pose)
+        result.twist_covariance[stamp_ns] = np.reshape(message.twist.covariance, (6, 6))
+
+    def _on_depth(self, topic: str, message: Any) -> None:
+        """Collect the images of one depth map, which come in any order."""
+        result, stamp_ns = self._result, stamp_of(message)
+        result.counts[topic] += 1
+        result.messages[topic] = message
+        is_color = message.encoding == 'rgb8'
+        shape = (message.height, message.width, *([3] if is_color else []))
+        pixels = np.frombuffer(message.data, np.uint8 if is_color else '<f4').reshape(shape)
+        parts = self._depths.setdefault(stamp_ns, {})
+        parts[topic] = pixels
+        status = result.statuses.get(stamp_ns)
+        if len(parts) == len(_DEPTH_TOPICS) and status is not None:
+            depth, confidence, image = (parts[name] for name in _DEPTH_TOPICS)
+            sample = DepthSample(int(status.frame_index), depth, confidence, image)
+            result.depth_samples.note([sample])
+        while len(self._depths) > _DEPTHS_WAITING:
+            del self._depths[min(self._depths)]
 
     def _on_status(self, message: Any) -> None:
         self._result.last_status = message
@@ -270,6 +310,10 @@ class NodeProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:

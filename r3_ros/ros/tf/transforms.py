@@ -180,8 +180,9 @@ class TransformAuthority:
         Nothing else advances its stamp, so without images ``map -> odom`` becomes outdated.
         """
         with self._lock:
-            self._stamp_ns = stamp_ns
-            self._repeats = 0
+            # Else the stamps of repetitions before the pose is known would be used again.
+            if stamp_ns != self._stamp_ns:
+                self._stamp_ns, self._repeats = stamp_ns, 0
 
     def send(self, stamp_ns: int, placement: Placement, base_frame: str) -> None:
         """Broadcast the transforms of a frame, at its exact stamp."""

@@ -237,6 +237,8 @@ def _fill_record(
         frame_ids[order], stamps_ns[order], is_keyframe[order], T[order], poses
     )
     session.frame_count = session.first_frame = len(order)
+    steps = np.diff(T[order, :3, 3], axis=0)
+    session.path = float(np.linalg.norm(steps, axis=1).sum())
 
 
 def _fill_map(
