@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import logging
 
-from .core.config import R3Config
+from .core.config import PAIR_NAMES, R3Config
 from .core.errors import ConfigError, ModelError, R3Error
 from .core.predictor import MetricDepth, Predictor, WindowPredictor
 from .streaming.engine import Engine
@@ -78,10 +78,10 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
     :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
     config.validate()
-    if config.model.name == 'classical':
+    if config.model.name in ('classical', *PAIR_NAMES):
         raise ConfigError(
-            "offline mode needs a network, model.name is 'classical': add --model r3 or da3_base, "
-            'or run without --mode offline'
+            'offline mode needs a network of many views, model.name is '
+            f"'{config.model.name}': add --model r3 or da3_base, or run without --mode offline"
         )
     if config.scale.source not in ('none', 'fixed'):
         raise ConfigError(

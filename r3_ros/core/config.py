@@ -13,7 +13,9 @@ from .parameter_fields import flattened, group, live, param, parameters
 
 #: Networks that relate several views of a scene in one pass.
 MULTI_VIEW_NAMES = ('da3_small', 'da3_base', 'da3_large', 'da3_giant', 'vggt', 'lingbot_map')
-MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny', *MULTI_VIEW_NAMES)
+#: Networks that relate two images.
+PAIR_NAMES = ('dust3r', 'mast3r', 'reloc3r')
+MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny', *MULTI_VIEW_NAMES, *PAIR_NAMES)
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 #: Long side of the images that R3 can process, in pixels, and that of the published weights.
 SMALLEST_IMAGE, LARGEST_IMAGE, PUBLISHED_IMAGE = 112, 1008, 504
@@ -95,7 +97,7 @@ class ModelConfig:
         'classical',
         'the predictor; r3 and r3_long are the network with the published weights of that name, '
         'r3_tiny is the small one that comes with this package; da3_*, vggt and lingbot_map: '
-        'networks of several views',
+        'networks of several views; dust3r, mast3r and reloc3r: of two images',
         choices=MODEL_NAMES,
     )
     checkpoint: str = param(
@@ -106,8 +108,9 @@ class ModelConfig:
         3, 64, 'frames',
     )  # fmt: skip
     image_size: int = param(
-        0, 'long side in networks, a multiple of 14 from 112; for r3_tiny that of a 4:3 image, '
-        'others get its area; 0: as trained', 0, LARGEST_IMAGE, 'pixels',
+        0, 'long side in the network, a multiple of 14 from 112, of 16 for networks of pairs; for '
+        'r3_tiny that of a 4:3 image, others get its area; 0: as trained',
+        0, LARGEST_IMAGE, 'pixels',
     )  # fmt: skip
     precision: str = param(
         'auto',
@@ -475,12 +478,14 @@ class R3Config:
         _check_relations(self)
 
 
-def is_image_size(pixels: int) -> bool:
+def is_image_size(pixels: int, patch: int = 14) -> bool:
     """Return whether R3 can process images whose long side is this.
 
-    Sides are whole patches of 14 pixels; at 224 R3's rule would crop the image to a square.
+    Sides are whole patches, of 14 pixels, or of 16 in networks of pairs. At 224 the rule of both
+    crops the image to a square, on which only some of the latter were trained.
     """
-    return SMALLEST_IMAGE <= pixels <= LARGEST_IMAGE and not pixels % 14 and pixels != 224
+    cropped = pixels == 224 and patch == 14
+    return SMALLEST_IMAGE <= pixels <= LARGEST_IMAGE and not pixels % patch and not cropped
 
 
 def _check_relations(config: R3Config) -> None:
@@ -497,11 +502,14 @@ def _check_relations(config: R3Config) -> None:
     named = [frame for frame in frames.values() if frame]
     if len(set(named)) < len(named):
         raise ConfigError(f'map_frame, odom_frame and base_frame must differ, got {frames}')
-    if config.model.image_size and not is_image_size(config.model.image_size):
+    of_pairs = config.model.name in PAIR_NAMES
+    patch = 16 if of_pairs else 14
+    if config.model.image_size and not is_image_size(config.model.image_size, patch):
+        example = '512 or 384' if of_pairs else '504 or 392 (224 would crop the image to a square)'
         raise ConfigError(
-            f"parameter 'model.image_size' is {config.model.image_size}: use a multiple of 14 "
-            f'from {SMALLEST_IMAGE} on, for example 504 or 392 (224 would crop the image to a '
-            'square), or 0 for the size that the weights were trained on'
+            f"parameter 'model.image_size' is {config.model.image_size}: use a multiple of "
+            f'{patch} from {SMALLEST_IMAGE} on, for example {example}, or 0 for the size that '
+            'the weights were trained on'
         )
     if config.scale.source == 'model' and not config.model.depth:
         raise ConfigError(

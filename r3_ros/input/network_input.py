@@ -39,12 +39,13 @@ DA3_METHODS = tuple(
 class _Plan:
     """Collects the steps for one size of image, without those that change nothing."""
 
-    def __init__(self, width: int, height: int) -> None:
-        if min(width, height) < PATCH:
+    def __init__(self, width: int, height: int, patch: int = PATCH) -> None:
+        if min(width, height) < patch:
             raise FrameError(
-                f'the image is {width}x{height} pixels, less than the {PATCH} of one patch on a '
+                f'the image is {width}x{height} pixels, less than the {patch} of one patch on a '
                 'side: use a larger image'
             )
+        self.patch = patch
         self.source = self.width, self.height = width, height
         self.steps: list[Crop | Resize] = []
 
@@ -67,10 +68,10 @@ class _Plan:
             self.add(Resize(width, height, filter_name))
 
     def check(self, width: int, height: int, setting: str) -> None:
-        if min(width, height) < PATCH:
+        if min(width, height) < self.patch:
             raise FrameError(
                 f'an image of {self.source[0]}x{self.source[1]} would become {width}x{height} '
-                f'pixels with {setting}, less than the {PATCH} of one patch on a side: raise '
+                f'pixels with {setting}, less than the {self.patch} of one patch on a side: raise '
                 f'{setting.split()[0]}, or crop the image to the part of interest'
             )
 
@@ -78,24 +79,29 @@ class _Plan:
         return Geometry(*self.source, tuple(self.steps))
 
 
-def _whole_patches(side: int) -> int:
-    return side // PATCH * PATCH
+def _whole_patches(side: int, patch: int = PATCH) -> int:
+    return side // patch * patch
 
 
 def _nearest_patches(side: int) -> int:
     return _whole_patches(side + PATCH // 2)
 
 
-def r3_geometry(width: int, height: int, size: int = 504, square_ok: bool = False) -> Geometry:
+def r3_geometry(
+    width: int, height: int, size: int = 504, square_ok: bool = False, patch: int = PATCH
+) -> Geometry:
     """Return the geometry of R3's rule for one size of image.
 
+    The rule is that of DUSt3R and its successors, with patches of 14 instead of 16 pixels.
+
     :param width: of the image, in pixels; ``height`` likewise.
-    :param size: of the long side in pixels, before the crop to multiples of 14. 224 is special: it
+    :param size: of the long side in pixels, before the crop to whole patches. 224 is special: it
         is the short side, and the centred square is cropped.
     :param square_ok: keep square images; else they are cropped to 4:3.
+    :param patch: side of a patch in pixels.
     :raises FrameError: too small or too elongated for one patch.
     """
-    plan = _Plan(width, height)
+    plan = _Plan(width, height, patch)
     setting = f'size {size}'
     short, long = sorted((width, height))
     # At 224 the long side is rounded before the scale is computed.
@@ -107,10 +113,10 @@ def r3_geometry(width: int, height: int, size: int = 504, square_ok: bool = Fals
     if size == _SQUARE_SIZE:
         wide = high = _SQUARE_SIZE
     elif wide == high and not square_ok:
-        wide = _whole_patches(wide)
-        high = _whole_patches(wide * 3 // 4)
+        wide = _whole_patches(wide, patch)
+        high = _whole_patches(wide * 3 // 4, patch)
     else:
-        wide, high = _whole_patches(wide), _whole_patches(high)
+        wide, high = _whole_patches(wide, patch), _whole_patches(high, patch)
     plan.check(wide, high, setting)
     plan.crop_centre(wide, high)
     return plan.geometry()

@@ -117,9 +117,9 @@ def _attend(q: Tensor, seen: KeyValues, count: int) -> Tensor:
 class PatchEmbedding(nn.Module):
     """A convolution from pixels to tokens."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, patch: int = PATCH) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
+        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, 3, H, W) normalised images to (N, rows * columns, C), row by row."""

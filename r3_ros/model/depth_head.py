@@ -154,23 +154,35 @@ class LogitConv(nn.Conv2d):
             return super().forward(x.float())
 
 
-def _branch_end(features: int, logits: int) -> nn.Sequential:
-    first = nn.Conv2d(features, BRANCH_CHANNELS, 3, padding=1)
-    return nn.Sequential(first, nn.ReLU(), LogitConv(BRANCH_CHANNELS, logits, 1))
+def branch_end(features: int, logits: int, hidden: int = BRANCH_CHANNELS) -> nn.Sequential:
+    """Return the last layers of a branch."""
+    first = nn.Conv2d(features, hidden, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), LogitConv(hidden, logits, 1))
 
 
-class _Pyramid(nn.Module):
-    """The layers of both heads: projected levels, their fusion, the map at full resolution."""
+class Pyramid(nn.Module):
+    """The layers of all heads: projected levels, their fusion, the map at full resolution."""
 
     #: Whether maps get a position embedding.
     embeds_positions = False
+    #: Side of a patch in pixels.
+    patch = PATCH
+    #: Whether the coarsest level, which has half the rows and columns rounded up, is doubled and
+    #: cropped to the next level; else it is resized to it.
+    crops_coarsest = False
 
-    def __init__(self, config: DepthHeadConfig, width: int) -> None:
+    def __init__(self, config: DepthHeadConfig, widths: Sequence[int]) -> None:
+        """Build the layers.
+
+        :param widths: of the four taps.
+        """
         super().__init__()
         F_ = config.features
         c1, c2, _, c4 = config.channels
         self.norm: LayerNorm | None = None
-        self.projects = nn.ModuleList(TokenConv(width, c, 1) for c in config.channels)
+        self.projects = nn.ModuleList(
+            TokenConv(width, c, 1) for width, c in zip(widths, config.channels, strict=True)
+        )
         up4, up2 = nn.ConvTranspose2d(c1, c1, 4, stride=4), nn.ConvTranspose2d(c2, c2, 2, stride=2)
         down2 = nn.Conv2d(c4, c4, 3, stride=2, padding=1)
         self.resize_layers = nn.ModuleList([up4, up2, nn.Identity(), down2])
@@ -181,7 +193,9 @@ class _Pyramid(nn.Module):
 
     def _add_fusions(self, config: DepthHeadConfig, suffix: str) -> None:
         for k in range(1, 5):
-            fusion = Fusion(config.features, has_side=k < 4, rectified=config.rectified_skips)
+            # That of the fourth is unused, but in the published files of the networks of pairs.
+            has_side = k < 4 or self.crops_coarsest
+            fusion = Fusion(config.features, has_side, rectified=config.rectified_skips)
             setattr(self, f'refinenet{k}{suffix}', fusion)
 
     def _levels(self, features: Sequence[Tensor], rows: int, columns: int) -> list[Tensor]:
@@ -198,27 +212,32 @@ class _Pyramid(nn.Module):
     def _fused(self, levels: Sequence[Tensor], suffix: str = '') -> Tensor:
         """Fuse the levels, coarsest first, to (N, F, 8h, 8w)."""
         sizes = [[2 * n for n in levels[0].shape[2:]], *(level.shape[2:] for level in levels[:3])]
-        fused = getattr(self, f'refinenet4{suffix}')(levels[3], None, sizes[3])
+        if self.crops_coarsest:
+            doubled = [2 * n for n in levels[3].shape[2:]]
+            fused = getattr(self, f'refinenet4{suffix}')(levels[3], None, doubled)
+            fused = fused[..., : sizes[3][0], : sizes[3][1]]
+        else:
+            fused = getattr(self, f'refinenet4{suffix}')(levels[3], None, sizes[3])
         for k in (3, 2, 1):
             fused = getattr(self, f'refinenet{k}{suffix}')(fused, levels[k - 1], sizes[k - 1])
         return fused
 
     def _full_size(self, fused: Tensor, rows: int, columns: int) -> Tensor:
         """Map (N, F, 8h, 8w) to (N, F/2, H, W)."""
-        x = _resized(self.output_conv1(fused), (rows * PATCH, columns * PATCH))
+        x = _resized(self.output_conv1(fused), (rows * self.patch, columns * self.patch))
         return add_position_embedding(x, columns / rows) if self.embeds_positions else x
 
 
-class DualHead(_Pyramid):
+class DualHead(Pyramid):
     """The head of R3 and any-view DA3: depth with confidence, and optionally rays."""
 
     embeds_positions = True
 
     def __init__(self, config: DepthHeadConfig, width: int) -> None:
-        super().__init__(config, width)
+        super().__init__(config, [width] * 4)
         F_ = config.features
         self.norm = LayerNorm(width, eps=EPSILON)
-        self.output_conv2 = _branch_end(F_ // 2, 2)
+        self.output_conv2 = branch_end(F_ // 2, 2)
         if not config.rays:
             return
         self._add_fusions(config, '_aux')
@@ -259,15 +278,15 @@ class DualHead(_Pyramid):
         )
 
 
-class PointHead(_Pyramid):
+class PointHead(Pyramid):
     """The second dense head of VGGT: a point of the world for every pixel."""
 
     embeds_positions = True
 
     def __init__(self, config: DepthHeadConfig, width: int) -> None:
-        super().__init__(config, width)
+        super().__init__(config, [width] * 4)
         self.norm = LayerNorm(width, eps=EPSILON)
-        self.output_conv2 = _branch_end(config.features // 2, 4)
+        self.output_conv2 = branch_end(config.features // 2, 4)
 
     def forward(self, features: Sequence[Tensor], rows: int, columns: int) -> Points:
         """Predict from four taps (N, h*w, D)."""
@@ -279,13 +298,13 @@ class PointHead(_Pyramid):
         return Points(points, 1 + logits[:, 3].exp())
 
 
-class MetricHead(_Pyramid):
+class MetricHead(Pyramid):
     """The head of the metric network: depth for a focal length of 300 pixels, and sky."""
 
     def __init__(self, config: DepthHeadConfig, width: int) -> None:
-        super().__init__(config, width)
-        self.output_conv2 = _branch_end(config.features // 2, 1)
-        self.sky_output_conv2 = _branch_end(config.features // 2, 1)
+        super().__init__(config, [width] * 4)
+        self.output_conv2 = branch_end(config.features // 2, 1)
+        self.sky_output_conv2 = branch_end(config.features // 2, 1)
 
     def forward(self, features: Sequence[Tensor], rows: int, columns: int) -> MonoDepth:
         """Predict from four taps (N, h*w, C)."""

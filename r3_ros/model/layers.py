@@ -109,6 +109,14 @@ class LayerScale(nn.Module):
         return torch.addcmul(x, added, self.gamma)
 
 
+class Residual(nn.Module):
+    """What stands in for a :class:`LayerScale` where a network has none."""
+
+    def forward(self, x: Tensor, added: Tensor) -> Tensor:
+        """Return the sum (..., C)."""
+        return x + added
+
+
 #: oneDNN's product of matrices, on processors of AMD twice as fast as MKL's, which torch uses.
 #: None: this torch has not both.
 ONEDNN_LINEAR = (
@@ -209,16 +217,17 @@ class Block(nn.Module):
         normalise: bool = False,
         swiglu_width: int | None = None,
         epsilon: float = EPSILON_BLOCK,
+        layer_scale: bool = True,
     ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width, eps=epsilon)
         self.attn = Attention(width, heads, normalise)
-        self.ls1 = LayerScale(width)
+        self.ls1 = LayerScale(width) if layer_scale else Residual()
         self.norm2 = LayerNorm(width, eps=epsilon)
         self.mlp = (
             Mlp(width, 4 * width, width) if swiglu_width is None else SwiGlu(width, swiglu_width)
         )
-        self.ls2 = LayerScale(width)
+        self.ls2 = LayerScale(width) if layer_scale else Residual()
 
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, attend: Attend = attend_within

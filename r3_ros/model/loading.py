@@ -7,6 +7,7 @@ from dataclasses import replace
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from ..core.config import (
     ModelConfig,
     MULTI_VIEW_NAMES,
     OfflineConfig,
+    PAIR_NAMES,
     PUBLISHED_IMAGE,
 )
 from ..core.datatypes import ModelInfo
@@ -25,6 +27,9 @@ from .metric_predictor import MetricPredictor
 from .multi_view import MultiViewNetwork
 from .multi_view_predictor import MultiViewPredictor
 from .network import MetricNetwork, PairNetwork, R3Network
+from .network_predictor import NetworkPredictor
+from .pairs.croco import CrocoNetwork
+from .pairs.pair_predictor import PairPredictor
 from .r3_predictor import R3Predictor
 from .weights.catalogue import CATALOGUE, find_weights, missing_message, model_weights
 from .weights.checkpoint import load_network
@@ -45,7 +50,9 @@ INHERITED = 'fitted_to'
 _BF16_CAPABILITY = (8, 0)
 
 
-def load_streaming(config: ModelConfig, memory: MemoryConfig) -> R3Predictor | MultiViewPredictor:
+def load_streaming(
+    config: ModelConfig, memory: MemoryConfig
+) -> R3Predictor | MultiViewPredictor | PairPredictor:
     """Load the configured weights and return the predictor of a stream.
 
     :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
@@ -57,17 +64,19 @@ def load_streaming(config: ModelConfig, memory: MemoryConfig) -> R3Predictor | M
             'within a step, and no other network has graphs; turn it off'
         )
     budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
-    predictor: R3Predictor | MultiViewPredictor
+    predictor: R3Predictor | MultiViewPredictor | PairPredictor
+    recomputed = memory.recomputed_per_frame
     if isinstance(network, MultiViewNetwork):
         predictor = MultiViewPredictor(network, info, config, budget, device)
+    elif isinstance(network, CrocoNetwork):
+        predictor = PairPredictor(network, info, config, budget, device, recomputed)
     else:
-        recomputed = memory.recomputed_per_frame
         predictor = R3Predictor(network, info, config, budget, device, recomputed)
     _add_error_model(predictor, _weights_path(config).with_suffix(ERRORS_SUFFIX))
     return predictor
 
 
-def _add_error_model(predictor: R3Predictor | MultiViewPredictor, file: Path) -> None:
+def _add_error_model(predictor: NetworkPredictor[Any], file: Path) -> None:
     """Take the error model beside the weights, and note where it does not belong to them.
 
     :raises CheckpointError: the file is no error model.
@@ -92,6 +101,7 @@ def load_windows(config: ModelConfig, offline: OfflineConfig) -> NetworkWindowPr
     :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
     network, info, device, config = _load(config)
+    assert not isinstance(network, CrocoNetwork)
     return NetworkWindowPredictor(network, info, config, offline.max_memory_mib * _MIB, device)
 
 
@@ -111,18 +121,24 @@ def load_metric(config: ModelConfig) -> MetricPredictor:
 
 def _load(
     config: ModelConfig,
-) -> tuple[PairNetwork | MultiViewNetwork, ModelInfo, torch.device, ModelConfig]:
+) -> tuple[PairNetwork | MultiViewNetwork | CrocoNetwork, ModelInfo, torch.device, ModelConfig]:
     """Return the network with its device, and the configuration with the image size it needs."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     path = _weights_path(config)
     loaded = load_network(path, dtype=DTYPES[precision], device=device)
-    network, several_views = loaded.network, config.name in MULTI_VIEW_NAMES
-    if not isinstance(network, MultiViewNetwork if several_views else PairNetwork):
+    network = loaded.network
+    kind: type = PairNetwork
+    if config.name in MULTI_VIEW_NAMES:
+        kind = MultiViewNetwork
+    elif config.name in PAIR_NAMES:
+        kind = CrocoNetwork
+    if not isinstance(network, kind):
         raise CheckpointError(
             f'{path} holds the network {loaded.variant}, which is not for model.name '
             f"'{config.name}': change one of model.checkpoint and model.name"
         )
+    assert isinstance(network, PairNetwork | MultiViewNetwork | CrocoNetwork)
     # Small products of several threads, which wait actively for one another, take seven times the
     # CPU time and are slower if other processes need the cores.
     if device.type == 'cpu' and loaded.variant in _SMALL and 'OMP_NUM_THREADS' not in os.environ:
@@ -130,7 +146,7 @@ def _load(
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
     size = config.image_size or loaded.image_size
     if not size:
-        size = network.image_size if isinstance(network, MultiViewNetwork) else PUBLISHED_IMAGE
+        size = PUBLISHED_IMAGE if isinstance(network, PairNetwork) else network.image_size
     return network, info, device, replace(config, image_size=size)
 
 

@@ -137,3 +137,48 @@ VARIANTS: dict[str, NetworkConfig] = {
         NetworkConfig('lingbot-map', _VGGT, _VGGT_HEAD, CameraOutput.VIDEO),
     )
 }
+
+
+class PairOutput(enum.Enum):
+    """What a network of image pairs predicts."""
+
+    POINTS = 'points'  # point maps by a pyramid: DUSt3R for images of 512 pixels
+    LINEAR_POINTS = 'linear points'  # point maps token by token: DUSt3R for 224 pixels
+    DESCRIPTORS = 'descriptors'  # point maps in metres, and descriptors: MASt3R
+    POSE = 'pose'  # the relative pose, its translation without length: Reloc3r
+
+
+@dataclass(frozen=True)
+class CrocoConfig:
+    """A network of image pairs: an encoder of single images, a decoder that relates two.
+
+    :ivar encoder_width: channels of an encoder token; ``decoder_width`` of a decoder token.
+    :ivar image_size: long side of the training images in pixels; 224: a square.
+    """
+
+    name: str
+    output: PairOutput
+    image_size: int = 512
+    encoder_width: int = 1024
+    encoder_depth: int = 24
+    decoder_width: int = 768
+    decoder_depth: int = 12
+
+    @property
+    def taps(self) -> tuple[int, int, int, int]:
+        """Stages of the decoder that the heads read; 0 is its input, before its own width."""
+        depth = self.decoder_depth
+        return 0, depth // 2, depth * 3 // 4, depth
+
+
+#: Every network of image pairs, by name. Sources: DUSt3R (arXiv 2312.14132), MASt3R (arXiv
+#: 2406.09756), Reloc3r (arXiv 2412.08376), as released.
+PAIR_VARIANTS: dict[str, CrocoConfig] = {
+    config.name: config
+    for config in (
+        CrocoConfig('dust3r', PairOutput.POINTS),
+        CrocoConfig('dust3r-linear', PairOutput.LINEAR_POINTS, image_size=224),
+        CrocoConfig('mast3r', PairOutput.DESCRIPTORS),
+        CrocoConfig('reloc3r', PairOutput.POSE),
+    )
+}

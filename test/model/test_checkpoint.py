@@ -74,7 +74,7 @@ TOYS = {
 @pytest.fixture
 def toys(monkeypatch):
     """Have the loader know these instead of the real ones."""
-    monkeypatch.setattr(checkpoint, 'VARIANTS', TOYS)
+    monkeypatch.setattr(checkpoint, '_CONFIGS', TOYS)
     monkeypatch.setattr(checkpoint, 'build_network', Toy)
 
 

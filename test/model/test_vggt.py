@@ -116,7 +116,7 @@ def test_points_of_lingbot_map_are_ignored_with_a_note():
 @pytest.mark.parametrize('name', NETWORKS)
 def test_a_network_from_a_file_computes_what_the_saved_one_does(name, tmp_path, monkeypatch):
     network = shared_network(name)
-    monkeypatch.setattr(checkpoint, 'VARIANTS', {name: network.config})
+    monkeypatch.setattr(checkpoint, '_CONFIGS', {name: network.config})
     save_network(network, tmp_path / 'weights.safetensors')
     loaded = load_network(tmp_path / 'weights.safetensors', dtype=torch.bfloat16)
     kept = {str(p.dtype) for key, p in loaded.network.named_parameters() if 'head.' in key}
@@ -127,7 +127,7 @@ def test_a_network_from_a_file_computes_what_the_saved_one_does(name, tmp_path, 
     assert torch.equal(actual.depth, expected.depth)
     assert torch.equal(actual.encodings, expected.encodings)
     with pytest.raises(CheckpointError, match='no known network'):
-        monkeypatch.setattr(checkpoint, 'VARIANTS', {'r3': shared_network('r3').config})
+        monkeypatch.setattr(checkpoint, '_CONFIGS', {'r3': shared_network('r3').config})
         load_network(tmp_path / 'weights.safetensors')
 
 

@@ -25,6 +25,7 @@ class Measure(enum.Enum):
 
     SPREAD = 'spread'  # standard deviations of the golden array
     LOG = 'log'  # abs(log a - log b)
+    VECTOR = 'relative'  # length of the difference over that of the golden vector
     LOG_ABOVE_ONE = 'log(c-1)'  # abs(log(a - 1) - log(b - 1))
     ABSOLUTE = 'absolute'
     RELATIVE = 'relative'  # to the golden value
@@ -40,6 +41,7 @@ class Quantity(enum.Enum):
     DEPTH = 'depth'
     CONFIDENCE = 'conf'
     POINTS = 'points'
+    VECTORS = 'vectors'  # point maps and descriptors of image pairs
     PAIRS = 'pairs'  # raw output of the camera head
     POSES = 'poses'
     INTRINSICS = 'K'
@@ -53,6 +55,7 @@ MEASURES = {
     Quantity.DEPTH: Measure.LOG,
     Quantity.CONFIDENCE: Measure.LOG_ABOVE_ONE,
     Quantity.POINTS: Measure.SPREAD,
+    Quantity.VECTORS: Measure.VECTOR,
     Quantity.PAIRS: Measure.ABSOLUTE,
     Quantity.POSES: Measure.ABSOLUTE,
     Quantity.INTRINSICS: Measure.RELATIVE,
@@ -78,6 +81,7 @@ _FLOAT32 = {
     Quantity.DEPTH: Bound(5e-5),
     Quantity.CONFIDENCE: Bound(3e-4),
     Quantity.POINTS: Bound(5e-5),
+    Quantity.VECTORS: Bound(1e-4),
     Quantity.PAIRS: Bound(1e-4),
     Quantity.POSES: Bound(5e-5),
     Quantity.INTRINSICS: Bound(1e-5),
@@ -90,6 +94,7 @@ _BFLOAT16 = {
     Quantity.DEPTH: Bound(0.15, rms=0.03),
     Quantity.CONFIDENCE: Bound(0.2, rms=0.035),
     Quantity.POINTS: Bound(0.1, rms=0.018),
+    Quantity.VECTORS: Bound(0.3, rms=0.08),
     Quantity.PAIRS: Bound(0.15, rms=0.035),
     Quantity.POSES: Bound(0.3, rms=0.08),
     Quantity.INTRINSICS: Bound(0.03, rms=0.01),
@@ -102,6 +107,7 @@ _FLOAT16 = {
     Quantity.DEPTH: Bound(0.018, rms=4e-3),
     Quantity.CONFIDENCE: Bound(0.025, rms=4.5e-3),
     Quantity.POINTS: Bound(0.01, rms=2e-3),
+    Quantity.VECTORS: Bound(0.04, rms=0.01),
     Quantity.PAIRS: Bound(0.012, rms=4.5e-3),
     Quantity.POSES: Bound(0.045, rms=0.012),
     Quantity.INTRINSICS: Bound(3e-3, rms=1e-3),
@@ -152,6 +158,9 @@ _PATTERNS = (
     (r'points', Quantity.POINTS, 'fgg.'),
     (r'ray', Quantity.HEAD, 'fgg.'),
     (r'(ray_conf|sky)', Quantity.HEAD, 'fgg'),
+    (r'(points|descriptors)[12]', Quantity.VECTORS, 'fgg.'),
+    (r'(descriptor_)?confidence[12]', Quantity.DEPTH, 'fgg'),
+    (r'T_second_first|T_first_second', Quantity.POSES, '...'),
     (r'abs_pose_enc', Quantity.PAIRS, '..'),
     (r'rel_pose_enc(_last)?', Quantity.PAIRS, '...'),
     (r'rel_pose_(conf|conf_t|conf_r|mask)(_last)?', Quantity.PAIRS, '..'),
@@ -299,7 +308,8 @@ def measured(
     with np.errstate(all='ignore'):
         errors = np.asarray(_errors(measure, a, b))
     # Equal infinities, as of a focal length, agree; a single NaN does not.
-    errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, errors)
+    if measure is not Measure.VECTOR:
+        errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, errors)
     errors = np.where(np.isnan(errors), np.inf, errors)
     counted = errors.size
     if counts is not None:
@@ -317,6 +327,12 @@ def _errors(measure: Measure, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if measure is Measure.SPREAD:
         # An array of one value has no spread: its difference is absolute.
         return np.abs(a - b) / (a.std() or 1.0)
+    if measure is Measure.VECTOR:
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        length = np.linalg.norm(np.where(np.isfinite(a), a, 0.0), axis=-1)
+        return np.linalg.norm(np.where(same, 0.0, a - b), axis=-1) / np.where(
+            length > 0, length, 1.0
+        )
     if measure is Measure.LOG:
         return np.abs(np.log(a) - np.log(b))
     if measure is Measure.LOG_ABOVE_ONE:

@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 from r3_ros.core.errors import SourceError
-from r3_ros.model.variants import CameraOutput, VARIANTS
+from r3_ros.model.variants import CameraOutput, PAIR_VARIANTS, VARIANTS
 
 PREFIX, SUFFIX = 'golden-', '.npz'
 #: First letters of the part of a name (between dashes) that selects the small-signal weights.
@@ -19,7 +19,7 @@ _SMALL_SIGNAL = 'eps'
 FIRST_OF_CHUNK = 'head_first_frame_of_chunk'
 _INPUTS = re.compile(
     r'pixels|pixels_sha256|image_key|rel_pose_enc|conf_t|conf_r|mask|source\..+|.+\.settings'
-    rf'|.+\.{FIRST_OF_CHUNK}'
+    rf'|.+\.images|.+\.{FIRST_OF_CHUNK}'
 )
 
 
@@ -30,6 +30,7 @@ class Kind(enum.Enum):
     DA3 = 'da3'
     METRIC = 'metric'
     VGGT = 'vggt'
+    PAIRS = 'pairs'
     POSES = 'poses'
     PREPROCESS = 'preprocess'
 
@@ -44,6 +45,12 @@ _KIND_OF_CAMERAS = {
     CameraOutput.REFINED: Kind.VGGT,
     CameraOutput.VIDEO: Kind.VGGT,
 }
+#: Of the networks of the authors' code.
+_KINDS = {
+    name: _KIND_OF_CAMERAS[config.camera]
+    for name, config in VARIANTS.items()
+    if config.camera in _KIND_OF_CAMERAS
+} | dict.fromkeys(PAIR_VARIANTS, Kind.PAIRS)
 
 
 @dataclass(frozen=True)
@@ -120,15 +127,14 @@ def subject_of(path: Path) -> Subject:
     for kind in _WITHOUT_NETWORK:
         if _begins_with(name, kind.value):
             return Subject(kind)
-    official = [name for name, v in VARIANTS.items() if v.camera in _KIND_OF_CAMERAS]
-    fitting = [variant for variant in official if _begins_with(name, variant)]
+    fitting = [variant for variant in _KINDS if _begins_with(name, variant)]
     if not fitting:
-        known = ', '.join([*(kind.value for kind in _WITHOUT_NETWORK), *official])
+        known = ', '.join([*(kind.value for kind in _WITHOUT_NETWORK), *_KINDS])
         raise SourceError(f'its name has no known subject; after {PREFIX}: {known}')
     variant = max(fitting, key=len)
     rest = re.split(r'[^a-z0-9]+', name[len(variant) :].lower())
     small_signal = any(part.startswith(_SMALL_SIGNAL) for part in rest)
-    return Subject(_KIND_OF_CAMERAS[VARIANTS[variant].camera], variant, small_signal)
+    return Subject(_KINDS[variant], variant, small_signal)
 
 
 def read_golden(path: Path) -> Golden:

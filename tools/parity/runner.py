@@ -27,6 +27,7 @@ from .comparison import (
 )
 from .golden import Golden, Kind, read_golden, short_name
 from .network_runs import network_outputs
+from .pairs import pair_outputs
 from .pixels import pixel_outputs
 from .poses import pose_outputs
 from .stand_in_weights import Networks, StandInWeights
@@ -99,6 +100,8 @@ class Runner:
         compute = _WITHOUT_NETWORK.get(golden.subject.kind)
         if compute is not None:
             return compute(golden)
+        if golden.subject.kind is Kind.PAIRS:
+            return pair_outputs(golden, self._networks)
         return network_outputs(golden, self._networks, self.bounds[Quantity.HEAD].worst)
 
     def _compared(self, golden: Golden, outputs: dict[str, Output]) -> Iterator[ArrayResult]:

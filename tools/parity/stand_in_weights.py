@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 from r3_ros.core.errors import SourceError
 from r3_ros.model.building import build_network, Network
-from r3_ros.model.variants import VARIANTS
+from r3_ros.model.variants import CrocoConfig, VARIANTS
 from r3_ros.model.weights.checkpoint import official_name
 import torch
 
@@ -62,9 +62,9 @@ class Networks:
         self.weights = weights
         self.device = device
         self._dtype = dtype
-        self._held: tuple[tuple[str, bool], Network] | None = None
+        self._held: tuple[tuple[str | CrocoConfig, bool], Network] | None = None
 
-    def get(self, variant: str, small_signal: bool) -> Network:
+    def get(self, variant: str | CrocoConfig, small_signal: bool) -> Network:
         """Return a network, filled.
 
         :raises SourceError: the script is missing.
@@ -75,9 +75,9 @@ class Networks:
             self._held = key, self._filled(variant, small_signal)
         return self._held[1]
 
-    def _filled(self, variant: str, small_signal: bool) -> Network:
+    def _filled(self, variant: str | CrocoConfig, small_signal: bool) -> Network:
         with torch.device('meta'):
-            network = build_network(VARIANTS[variant])
+            network = build_network(VARIANTS[variant] if isinstance(variant, str) else variant)
         tensors = {}
         for parameter, empty in network.state_dict().items():
             name, shape = official_name(parameter), tuple(empty.shape)

@@ -7,6 +7,7 @@ of our network.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from ...core.atomic_files import atomic_path
 from ...core.config import is_image_size
 from ...core.errors import CheckpointError, ModelError, OutputError
 from ..building import build_network, Network
-from ..variants import NetworkConfig, VARIANTS
+from ..variants import CrocoConfig, NetworkConfig, PAIR_VARIANTS, VARIANTS
 from .catalogue import sha256_of
 
 Shape = tuple[int, ...]
@@ -36,14 +37,27 @@ Shape = tuple[int, ...]
 IMAGE_SIZE, ORIGIN, LICENCE = 'image_size', 'origin', 'licence'
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
+#: Every network.
+_CONFIGS = ChainMap[str, Any](VARIANTS, PAIR_VARIANTS)
 #: Prefix of the names in our own files, as in those of R3.
 _PREFIX = 'da3.'
 #: Prefixes left by training code.
 _PREFIXES = re.compile(r'((net|module|model|da3)\.)*')
-#: Its width narrows down the networks before they are compared parameter by parameter.
-_CLASS_TOKEN = re.compile(r'(backbone\.pretrained|aggregator\.patch_embed)\.cls_token')
-#: The norm shared by the four ray branches; torch lists it under each of their names.
+#: Their widths narrow down the networks before they are compared parameter by parameter.
+_WIDTHS = re.compile(r'(backbone\.pretrained|aggregator\.patch_embed)\.cls_token|enc_norm\.weight')
+#: Parameters listed by torch under several names: the norm of the four ray branches, and the
+#: levels of the heads of image pairs.
 _SHARED_NORM = re.compile(r'(output_conv2_aux\.)\d(\.2\.)')
+_SHARED_LEVEL = re.compile(r'scratch\.layer_rn\.(\d)\.')
+#: The heads of image pairs, from our names to official ones.
+_PAIR_HEADS = (
+    (re.compile(r'\.dpt\.projects\.(\d)\.'), r'.dpt.act_postprocess.\1.0.'),
+    (re.compile(r'\.dpt\.resize_layers\.(\d)\.'), r'.dpt.act_postprocess.\1.1.'),
+    (re.compile(r'\.dpt\.(layer|refinenet)'), r'.dpt.scratch.\1'),
+    (re.compile(r'\.dpt\.output_conv1\.'), '.dpt.head.0.'),
+    (re.compile(r'\.dpt\.output_conv2\.0\.'), '.dpt.head.2.'),
+    (re.compile(r'\.dpt\.output_conv2\.2\.'), '.dpt.head.4.'),
+)
 #: Modules in ``scratch`` of the official dense heads, and in the heads themselves of ours.
 _SCRATCH = re.compile(r'^(\w*head)\.(layer|refinenet|output_conv|sky_output_conv)')
 #: Parts of official files that our networks may lack: the pose encoder, additional camera heads,
@@ -51,7 +65,7 @@ _SCRATCH = re.compile(r'^(\w*head)\.(layer|refinenet|output_conv|sky_output_conv
 #: files of LingBot-Map.
 _OPTIONAL_PARTS = re.compile(
     r'(cam_enc|aux_cam_decs|gs_head|gs_adapter|projections|track_head|point_head)(?=\.)'
-    r'|aggregator\.patch_embed\.mask_token'
+    r'|(aggregator\.patch_embed\.)?mask_token'
 )
 #: Older files have one confidence, used for translation too.
 _CONFIDENCE_T, _CONFIDENCE = 'cam_dec.fc_rel_conf_t.', 'cam_dec.fc_rel_conf.'
@@ -95,13 +109,13 @@ def load_network(
 ) -> LoadedNetwork:
     """Load a network without a second copy of the file in memory.
 
-    :param variant: a name in ``VARIANTS``; None: the one that fits the file.
+    :param variant: a name in ``VARIANTS`` or ``PAIR_VARIANTS``; None: the one that fits the file.
     :param dtype: of the parameters, except those that the network keeps in float32.
     :raises CheckpointError: the file holds no weights, is damaged, or of another network.
     :raises ModelError: no such variant, or no memory for it on the device.
     """
-    if variant is not None and variant not in VARIANTS:
-        raise ModelError(f'there is no network {variant}; choose one of {", ".join(VARIANTS)}')
+    if variant is not None and variant not in _CONFIGS:
+        raise ModelError(f'there is no network {variant}; choose one of {", ".join(_CONFIGS)}')
     with _read_errors(path), _unchanged(path):
         sha256 = sha256_of(path)
         # Read, not mapped: overwriting the file later must not change or crash the program.
@@ -111,7 +125,7 @@ def load_network(
             image_size = _image_size(about)
             name, match = _identify(shapes, variant)
             with torch.device('meta'):
-                network = build_network(VARIANTS[name])
+                network = build_network(_CONFIGS[name])
             _fill(network, match.keys, file, dtype, device)
     network.requires_grad_(False).eval()
     origin, licence = (_shown(about.get(entry, '')) for entry in (ORIGIN, LICENCE))
@@ -151,6 +165,10 @@ def official_name(parameter: str) -> str:
     part, _, rest = parameter.partition('.')
     if part == 'backbone':
         return f'backbone.pretrained.{rest}'
+    if part.startswith('downstream_head'):
+        for pattern, official in _PAIR_HEADS:
+            parameter = pattern.sub(official, parameter)
+        return parameter
     return _SCRATCH.sub(r'\1.scratch.\2', parameter)
 
 
@@ -228,14 +246,14 @@ class _Match:
 
 def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _Match]:
     """Return the variant that fits a file, and the match."""
-    widths = {shape[-1:] for key, shape in shapes.items() if _CLASS_TOKEN.fullmatch(_name(key))}
+    widths = {shape[-1:] for key, shape in shapes.items() if _WIDTHS.fullmatch(_name(key))}
     matches = {
         name: _match(shapes, _wanted(config))
-        for name, config in VARIANTS.items()
-        if name == variant or (config.backbone.width,) in widths
+        for name, config in _CONFIGS.items()
+        if name == variant or (_width(config),) in widths
     }
     if not matches:
-        raise _Unusable(f'it is of no known network ({", ".join(VARIANTS)})')
+        raise _Unusable(f'it is of no known network ({", ".join(_CONFIGS)})')
     nearest = min(matches, key=lambda name: matches[name].differences)
     name = variant or nearest
     match = matches[name]
@@ -248,8 +266,12 @@ def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _M
     raise _Unusable(f'it does not fit {variant}: {match}')
 
 
+def _width(config: NetworkConfig | CrocoConfig) -> int:
+    return config.encoder_width if isinstance(config, CrocoConfig) else config.backbone.width
+
+
 @functools.cache
-def _wanted(config: NetworkConfig) -> Mapping[str, Shape]:
+def _wanted(config: NetworkConfig | CrocoConfig) -> Mapping[str, Shape]:
     """Return the parameter shapes of a network by name."""
     with torch.device('meta'):
         state = build_network(config).state_dict()
@@ -257,8 +279,13 @@ def _wanted(config: NetworkConfig) -> Mapping[str, Shape]:
 
 
 def _name(key: str) -> str:
-    """Return the name of a key, the same for all keys of the shared norm."""
-    return _SHARED_NORM.sub(r'\g<1>0\2', _PREFIXES.sub('', key, count=1))
+    """Return the name of a key, the same for all keys of a shared parameter."""
+    name = _SHARED_NORM.sub(r'\g<1>0\2', _PREFIXES.sub('', key, count=1))
+    return _SHARED_LEVEL.sub(lambda found: f'scratch.layer{int(found[1]) + 1}_rn.', name)
+
+
+def _is_shared(key: str) -> bool:
+    return bool(_SHARED_NORM.search(key) or _SHARED_LEVEL.search(key))
 
 
 def _match(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> _Match:
@@ -270,11 +297,11 @@ def _match(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> _Match:
         optional = _OPTIONAL_PARTS.match(name)
         if optional and optional[0] not in parts:
             ignored.append(name if optional[0] == name else f'{optional[0]}.*')
-        elif name not in wanted or (name in keys and not _SHARED_NORM.search(key)):
+        elif name not in wanted or (name in keys and not _is_shared(key)):
             unexpected.append(_shown(key))
         elif shapes[key] != wanted[name]:
             misshaped.append(f'{_shown(key)} ({_text(shapes[key])}, not {_text(wanted[name])})')
-        # Of several keys of the shared norm the last is used, as in torch.
+        # Of several keys of a shared parameter the last is used, as in torch.
         keys[name] = key
     notes = [f'ignored {ignored.count(part)} tensors {part}' for part in sorted({*ignored})]
     older = {name: name.replace(_CONFIDENCE_T, _CONFIDENCE) for name in wanted}

@@ -1,0 +1,1 @@
+"""Networks of image pairs (DUSt3R, MASt3R, Reloc3r), and their predictor of a stream."""
