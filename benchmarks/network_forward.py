@@ -15,6 +15,7 @@ import time
 
 from r3_ros.model.backbone import Tokens
 from r3_ros.model.building import build_network
+from r3_ros.model.cache.slots import Slots
 from r3_ros.model.loading import choose_device, choose_precision, DTYPES
 from r3_ros.model.network import FrameCache, PairNetwork
 from r3_ros.model.variants import CameraOutput, VARIANTS
@@ -33,13 +34,14 @@ def random_network(variant: str, dtype: torch.dtype, device: torch.device) -> Pa
 
 
 def cached_frames(network: PairNetwork, count: int, images: torch.Tensor) -> FrameCache | None:
-    """Return the cache of ``count`` frames, each predicted against the one before."""
-    cache: FrameCache | None = None
-    entries: list[FrameCache] = []
-    for _ in range(count):
-        cache = network.predict(network.describe(images), cache, depth=False).cache
-        entries.append(cache)
-    return FrameCache.join(entries) if entries else None
+    """Return a context of equal frames in slots, as a stream has it."""
+    if not count:
+        return None
+    entry = network.predict(network.describe(images), depth=False).cache
+    slots = Slots(entry, count + 1)
+    for slot in range(count):
+        slots.put(slot, entry.parts)
+    return slots.context(count)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

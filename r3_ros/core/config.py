@@ -121,6 +121,11 @@ class ModelConfig:
     depth_every: int = live(
         1, 'R3: depth of keyframes and every N-th frame; 0: no others', 0, 300, 'frames'
     )
+    cuda_graphs: bool = param(
+        False,
+        'R3 on a GPU: one launch for each part of a step instead of hundreds; not for r3_tiny, '
+        'which reads back in between',
+    )
     device: str = param(
         'auto',
         'device of the predictor and of keyframe retrieval; auto: the best that it can use',
@@ -134,7 +139,7 @@ class MemoryConfig:
 
     max_gpu_mib: int = param(
         2048,
-        'cached frames on the device of a network; a context must fit',
+        'cached frames on the device of a network, allocated with the first; a context must fit',
         16,
         1_048_576,
         'MiB',

@@ -41,6 +41,14 @@ class KeyValues:
     keys: Tensor
     values: Tensor
 
+    def followed_by(self, *others: KeyValues) -> KeyValues:
+        """Return a copy of the frames of several, one after another."""
+        every = (self, *others)
+        return KeyValues(
+            torch.cat([kv.keys for kv in every], dim=2),
+            torch.cat([kv.values for kv in every], dim=2),
+        )
+
 
 @dataclass(frozen=True)
 class Taps:
@@ -60,29 +68,34 @@ class _AcrossFrames:
     """Attention of S frames over cached ones and one another; keeps their keys and values.
 
     Keys carry no frame position, so the order of the frames does not affect the result.
+
+    :param cached: of the cached frames.
+    :param extended: the same memory with one more frame at the end, for those of a single frame:
+        nothing is copied but these.
     """
 
-    def __init__(self, frames: int, causal: bool, cached: Sequence[KeyValues]) -> None:
+    def __init__(
+        self, frames: int, causal: bool, cached: KeyValues | None, extended: KeyValues | None
+    ) -> None:
         self._frames = frames
         self._causal = causal
         self._cached = cached
+        self._extended = extended
         self.own: KeyValues | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Map queries, keys and values (B*S, h, P, d) to (B*S, h, P, d)."""
         S = self._frames
-        # Values are a view of all three projections, which must not stay in the cache.
-        v = v.contiguous()
         # (B*S, h, P, d) -> (B, h, S, P, d)
         q, k, v = (x.unflatten(0, (-1, S)).transpose(1, 2) for x in (q, k, v))
-        self.own = KeyValues(k, v)
-        seen = self.own
-        if self._cached:
-            parts = (*self._cached, self.own)
-            seen = KeyValues(
-                torch.cat([part.keys for part in parts], dim=2),
-                torch.cat([part.values for part in parts], dim=2),
-            )
+        if self._extended is not None:
+            seen = self._extended
+            self.own = KeyValues(seen.keys[:, :, -S:].copy_(k), seen.values[:, :, -S:].copy_(v))
+        else:
+            # Values are a view of all three projections, which must not stay in the cache.
+            seen = self.own = KeyValues(k, v.contiguous())
+            if self._cached is not None:
+                seen = self._cached.followed_by(self.own)
         before = seen.keys.shape[2] - S
         if self._causal and S > 1:
             # One frame at a time over a growing prefix: no mask of (S P)^2 entries.
@@ -198,13 +211,16 @@ class Backbone(nn.Module):
         described: Tokens,
         camera_tokens: Tensor,
         causal: bool,
-        cached: Sequence[Sequence[KeyValues]] = (),
+        cached: Sequence[KeyValues] = (),
+        extended: Sequence[KeyValues] = (),
     ) -> Taps:
         """Run the other blocks, which alternate between one frame and all frames.
 
         :param camera_tokens: (B, S, C), replace the class token of each frame.
         :param causal: a frame sees the cached ones, itself and those before it; else all.
-        :param cached: for each cross-frame block the parts to be joined; empty: no cached frames.
+        :param cached: one for each cross-frame block; empty: no cached frames.
+        :param extended: likewise, the same memory with one more frame, into which the keys and
+            values of a single frame are written; empty: the cached ones are copied.
         """
         first = self.config.alternate_from
         assert first is not None, 'all blocks of this backbone see one frame alone'
@@ -218,7 +234,10 @@ class Backbone(nn.Module):
         key_values: list[KeyValues] = []
         for i in range(first, self.config.depth):
             if self.config.is_cross_frame(i):
-                attend = _AcrossFrames(S, causal, cached[len(key_values)] if cached else ())
+                n = len(key_values)
+                attend = _AcrossFrames(
+                    S, causal, cached[n] if cached else None, extended[n] if extended else None
+                )
                 x = self.blocks[i](x, across, attend)
                 assert attend.own is not None
                 key_values.append(attend.own)

@@ -8,8 +8,9 @@ with the threads that the network uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+import math
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
+from .layers import linear, ONEDNN_LINEAR
 from .loading import DTYPES
 from .network_predictor import NetworkPredictor
 
@@ -24,6 +26,14 @@ _ROUNDS = 12
 #: Side of the matrices, and size of the copy: large enough for the full rate, and for no cache.
 _SIDE = {'cpu': 1024, 'cuda': 8192}
 _COPIED_BYTES = {'cpu': 256 << 20, 'cuda': 2 << 30}
+
+
+def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
+    return 2 * math.prod(x) * weight[0]
+
+
+#: Operations on matrices that torch does not count.
+_UNCOUNTED = {} if ONEDNN_LINEAR is None else {ONEDNN_LINEAR: _linear_flops}
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,9 @@ def compute_floor(predictor: NetworkPredictor[Any], frames: Callable[[], int]) -
     :param frames: processes some frames with the predictor and returns their number.
     """
     # Other implementations of attention are not counted on CPUs.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    attention = sdpa_kernel(SDPBackend.MATH)
+    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
+    with predictor.operation_by_operation(), attention, counter:
         count = frames()
     device = torch.device(predictor.info.device)
     dtype = DTYPES[predictor.info.precision]
@@ -76,7 +88,8 @@ def compute_floor(predictor: NetworkPredictor[Any], frames: Callable[[], int]) -
 def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
     side = _SIDE[device.type]
     a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2.0 * side**3 / _fastest(lambda: a @ b, device)
+    with torch.inference_mode():
+        return 2.0 * side**3 / _fastest(lambda: linear(a, b), device)
 
 
 def _copy_rate(device: torch.device) -> float:

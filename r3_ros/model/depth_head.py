@@ -16,7 +16,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from .layers import EPSILON, FREQUENCY_BASE, in_float32, LayerNorm
+from .layers import EPSILON, FREQUENCY_BASE, in_float32, LayerNorm, linear
 from .variants import DepthHeadConfig, PATCH
 
 #: Frames in one call of the depth head, whose full-size maps are large.
@@ -142,7 +142,7 @@ class TokenConv(nn.Conv2d):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (N, h*w, D) to (N, channels, h*w)."""
         weight = self.weight.flatten(1)
-        return F.linear(tokens.to(weight.dtype), weight, self.bias).transpose(1, 2).contiguous()
+        return linear(tokens.to(weight.dtype), weight, self.bias).transpose(1, 2).contiguous()
 
 
 class LogitConv(nn.Conv2d):

@@ -26,7 +26,7 @@ from .cache.frame_memory import CacheBudget
 from .metric_predictor import MetricPredictor
 from .multi_view import MultiViewNetwork
 from .multi_view_predictor import MultiViewPredictor
-from .network import MetricNetwork, PairNetwork
+from .network import MetricNetwork, PairNetwork, R3Network
 from .network_predictor import NetworkPredictor
 from .pairs.croco import CrocoNetwork
 from .pairs.pair_predictor import PairPredictor
@@ -58,6 +58,11 @@ def load_streaming(
     :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
     network, info, device, config = _load(config)
+    if config.cuda_graphs and not isinstance(network, R3Network):
+        raise ModelError(
+            'model.cuda_graphs is only for r3 and r3_long: r3_tiny reads back from the device '
+            'within a step, and no other network has graphs; turn it off'
+        )
     budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
     predictor: R3Predictor | MultiViewPredictor | PairPredictor
     recomputed = memory.recomputed_per_frame

@@ -8,7 +8,7 @@ number of frames; H and W are the sides of their prepared images.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,12 +45,22 @@ class FrameFeatures:
     @property
     def nbytes(self) -> int:
         """Size of all tensors."""
-        return sum(tensor.nbytes for tensor in (*self.tensors, self.descriptor))
+        return sum(tensor.nbytes for tensor in self.parts)
 
-    def mapped(self, function: Callable[[Tensor], Tensor]) -> FrameFeatures:
-        """Return the features with a function applied to every tensor."""
-        tensors = tuple(map(function, self.tensors))
-        return FrameFeatures(tensors, function(self.descriptor), self.rows, self.columns)
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors."""
+        return *self.tensors, self.descriptor
+
+    @property
+    def frame_dimensions(self) -> tuple[int, ...]:
+        """The dimension of the frames in each part."""
+        return (0,) * len(self.parts)
+
+    def with_parts(self, parts: Sequence[Tensor]) -> FrameFeatures:
+        """Return the features of other frames of this image size, in the memory of these parts."""
+        *tensors, descriptor = parts
+        return FrameFeatures(tuple(tensors), descriptor, self.rows, self.columns)
 
     @staticmethod
     def join(parts: Sequence[FrameFeatures]) -> FrameFeatures:

@@ -189,20 +189,21 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
     def _joined(self, chosen: Sequence[int], own: FrameFeatures) -> FrameFeatures:
         """Return the features of the context frames and of the new one, computing missing ones."""
         self._features.check_room_for(len(chosen))
+        full = [i for i in chosen if self._features.in_full(i)]
+        self._features.entries(full)  # from now on they are the last to be moved out
         for frame_id in chosen:
-            if not self._features.in_full(frame_id):
+            if frame_id not in full:
                 pixels = self._features.image(frame_id)
                 self._features.keep(frame_id, self._network.encode(self._tensor(pixels)))
-        context = self._features.context(chosen)
-        if context is None:
-            return own
-        if (context.rows, context.columns) != (own.rows, own.columns):
+        context = self._features.entries(chosen)
+        held = (context or [own])[0]
+        if (held.rows, held.columns) != (own.rows, own.columns):
             raise FrameError(
                 f'the image has {own.columns}x{own.rows} patches when resized for the network, '
-                f'and held ones have {context.columns}x{context.rows}: the shape of the images '
+                f'and held ones have {held.columns}x{held.rows}: the shape of the images '
                 'and model.image_size must not change'
             )
-        return FrameFeatures.join([context, own])
+        return FrameFeatures.join([*context, own])
 
     def _units(self, seen: _Pass) -> np.ndarray | None:
         """Return (N,) lengths of the pass's unit at the context frames, in map units.

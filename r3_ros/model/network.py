@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import chain
 import re
 
 import torch
@@ -41,14 +40,16 @@ _FLOAT32 = re.compile(
 class FrameCache:
     """The cache of N frames. Any subset in any order is a valid context.
 
-    :ivar key_values: for each cross-frame block the parts that make up the N frames, which are
-        joined when the block attends to them: (B, h, n, P, d) each.
+    :ivar key_values: of each cross-frame block.
     :ivar pair_features: (B, N, ...) each, what pairs need of the frames: R3's source halves of
         pairs; the descriptors, depth and fields of view of r3-tiny.
+    :ivar extended: the same memory with one more frame at the end, into which a single frame that
+        attends to these is written; None: such frames are joined to a copy.
     """
 
-    key_values: tuple[tuple[KeyValues, ...], ...]
+    key_values: tuple[KeyValues, ...]
     pair_features: tuple[Tensor, ...]
+    extended: FrameCache | None = None
 
     @property
     def frames(self) -> int:
@@ -56,37 +57,45 @@ class FrameCache:
         return self.pair_features[0].shape[1]
 
     @property
-    def device(self) -> torch.device:
-        return self.pair_features[0].device
-
-    @property
     def nbytes(self) -> int:
         """Size of all tensors."""
-        return sum(t.nbytes for t in (*self.keys_and_values, *self.pair_features))
+        tensors = [t for kv in self.key_values for t in (kv.keys, kv.values)]
+        return sum(t.nbytes for t in (*tensors, *self.pair_features))
 
     @property
-    def keys_and_values(self) -> list[Tensor]:
-        """The tensors of all blocks and parts."""
-        return [t for layer in self.key_values for kv in layer for t in (kv.keys, kv.values)]
+    def parts(self) -> tuple[Tensor, ...]:
+        """A copy of keys and values (L, 2, B, h, N, P, d), L blocks; and the pair features."""
+        layers = [torch.stack([kv.keys, kv.values]) for kv in self.key_values]
+        return torch.stack(layers), *self.pair_features
 
-    def mapped(self, function: Callable[[Tensor], Tensor]) -> FrameCache:
-        """Return the cache with a function applied to every tensor."""
-        layers = (
-            tuple(KeyValues(function(kv.keys), function(kv.values)) for kv in layer)
-            for layer in self.key_values
-        )
-        return FrameCache(tuple(layers), tuple(map(function, self.pair_features)))
+    @property
+    def frame_dimensions(self) -> tuple[int, ...]:
+        """The dimension of the frames in each part."""
+        return 4, *(1 for _ in self.pair_features)
+
+    def with_parts(self, parts: Sequence[Tensor]) -> FrameCache:
+        """Return the cache of other frames, in the memory of these parts."""
+        keys_and_values, *features = parts
+        layers = tuple(KeyValues(*layer.unbind()) for layer in keys_and_values)
+        return FrameCache(layers, tuple(features))
+
+    def features_with(self, own: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return (B, N + S, ...) pair features, with those (B, S, ...) of the frames of a call."""
+        if self.extended is None or own[0].shape[1] > 1:
+            parts = zip(self.pair_features, own, strict=True)
+            return tuple(torch.cat(part, dim=1) for part in parts)
+        for all_frames, new in zip(self.extended.pair_features, own, strict=True):
+            all_frames[:, -1:].copy_(new)
+        return self.extended.pair_features
 
     @staticmethod
     def join(caches: Sequence[FrameCache]) -> FrameCache:
-        """Return the frames of several caches, one after another."""
+        """Return a copy of the frames of several caches, one after another."""
         layers = zip(*(cache.key_values for cache in caches), strict=True)
+        features = zip(*(cache.pair_features for cache in caches), strict=True)
         return FrameCache(
-            tuple(tuple(chain.from_iterable(layer)) for layer in layers),
-            tuple(
-                torch.cat(parts, dim=1)
-                for parts in zip(*(cache.pair_features for cache in caches), strict=True)
-            ),
+            tuple(first.followed_by(*others) for first, *others in layers),
+            tuple(torch.cat(parts, dim=1) for parts in features),
         )
 
 
@@ -96,7 +105,8 @@ class Prediction:
 
     :ivar fov: (B, S, 2) fields of view in radians, vertical then horizontal.
     :ivar pairs: relative poses from the cached frames and those of the call.
-    :ivar cache: the entries of the S frames.
+    :ivar cache: the entries of the S frames; keys and values in ``extended`` of the given cache,
+        if it has that.
     :ivar camera_feature: (B, S, D), the input of the camera outputs.
     :ivar depth: (B, S, H, W) in the unit of the translations, optional; ``confidence`` likewise,
         > 1.
@@ -240,17 +250,19 @@ class PairNetwork(_AnyView, ABC):
         S = described.tokens.shape[1]
         own = roles[:, :1] if reference else roles[:, 1:]
         camera_tokens = torch.cat([own, roles[:, 1:].expand(-1, S - 1, -1)], dim=1)
-        return self.backbone.relate(
-            described, camera_tokens, causal, cached.key_values if cached else ()
-        )
+        if cached is None:
+            return self.backbone.relate(described, camera_tokens, causal)
+        extended = cached.extended.key_values if cached.extended and S == 1 else ()
+        return self.backbone.relate(described, camera_tokens, causal, cached.key_values, extended)
 
     def _check_fits(self, described: Tokens, cached: FrameCache) -> None:
         """Refuse cached frames of other shapes."""
         backbone = self.config.backbone
         B, _, P, _ = described.tokens.shape
         blocks, shape = len(backbone.cross_frame_blocks), (B, backbone.heads, P, HEAD_CHANNELS)
-        got = {(*t.shape[:2], *t.shape[3:]) for t in cached.keys_and_values}
-        frames = {sum(kv.keys.shape[2] for kv in layer) for layer in cached.key_values}
+        keys_and_values = [t for kv in cached.key_values for t in (kv.keys, kv.values)]
+        got = {(*t.shape[:2], *t.shape[3:]) for t in keys_and_values}
+        frames = {t.shape[2] for t in keys_and_values}
         fits = len(cached.key_values) == blocks and got == {shape} and frames == {cached.frames}
         if not fits or cached.pair_features[0].shape[0] != B:
             raise FrameError(
@@ -287,11 +299,11 @@ class R3Network(PairNetwork):
             feature = self.cam_dec.project(taps.camera_tokens[-1])
             sources = own = self.cam_dec.source_half(feature)
             if cached is not None:
-                sources = torch.cat([*cached.pair_features, own], dim=1)
+                (sources,) = cached.features_with([own])
             pairs = self.cam_dec(sources, self.cam_dec.target_half(feature), causal)
             fov = self.cam_dec.fov(feature)
         dense = self._dense(taps.features, described, rays) if depth or rays else None
-        entries = FrameCache(tuple((kv,) for kv in taps.key_values), (own,))
+        entries = FrameCache(taps.key_values, (own,))
         return Prediction(fov, pairs, entries, feature, *(dense or ()))
 
 
@@ -384,20 +396,22 @@ def normalised(images: Tensor, dimensions: int) -> Tensor:
         )
     if 0 in shape:
         raise FrameError(f'there is no image in a tensor of shape {shape}')
-    gain = 1.0
     if images.dtype == torch.uint8:
-        gain = 1 / 255
-    elif not images.dtype.is_floating_point:
+        gain, offset = _imagenet(images.device, 1 / 255)
+    elif images.dtype.is_floating_point:
+        gain, offset = _imagenet(images.device, 1.0)
+    else:
         raise FrameError(
             f'images must be uint8 (0 to 255) or floating point (0 to 1), got {images.dtype}'
         )
-    mean, std = _imagenet(images.device)
-    return (images.float() * gain - mean) / std
+    # One pass over the image.
+    return torch.addcmul(offset, images, gain)
 
 
 @lru_cache(maxsize=8)
-def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+def _imagenet(device: torch.device, unit: float) -> tuple[Tensor, Tensor]:
+    """Return gain and offset (3, 1, 1) that normalise images in which ``1 / unit`` is white."""
     with torch.inference_mode(False):
-        mean = torch.tensor(IMAGENET_MEAN, device=device).reshape(3, 1, 1)
-        std = torch.tensor(IMAGENET_STD, device=device).reshape(3, 1, 1)
-        return mean, std
+        mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64, device=device).reshape(3, 1, 1)
+        std = torch.tensor(IMAGENET_STD, dtype=torch.float64, device=device).reshape(3, 1, 1)
+        return (unit / std).float(), (-mean / std).float()

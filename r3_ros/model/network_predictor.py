@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 import math
@@ -21,6 +22,7 @@ from ..core.resize_geometry import Geometry, image_size
 from ..input.network_input import intrinsics_from_fov
 from .cache.frame_memory import FrameMemory
 from .device_errors import device_errors
+from .transfers import fetched, uploaded
 
 NOT_FINITE = (
     "the network's output is not finite: try model.precision fp32, and `r3 weights check` on the "
@@ -98,7 +100,7 @@ class NetworkPredictor(ABC, Generic[FeaturesT]):
         """
         described = self._prepared(frame)
         mean = described.descriptor.float()
-        descriptor: np.ndarray = (mean / mean.norm()).cpu().numpy()
+        descriptor = fetched(mean / mean.norm())
         if not np.isfinite(descriptor).all():
             raise FrameError(
                 'the descriptor of the image is not finite: its pixels, or the weights, '
@@ -143,6 +145,10 @@ class NetworkPredictor(ABC, Generic[FeaturesT]):
         except RuntimeError:
             return None  # the device is lost; the next frame raises the error
 
+    def operation_by_operation(self) -> AbstractContextManager[None]:
+        """Return a context in which steps call each operation, so that it can be counted."""
+        return nullcontext()
+
     def reset(self) -> None:
         """Drop all frames."""
         self._memory.clear()
@@ -177,8 +183,7 @@ class NetworkPredictor(ABC, Generic[FeaturesT]):
 
     def _tensor(self, pixels: np.ndarray) -> torch.Tensor:
         """Return a (h, w, 3) image as (1, 3, h, w) on the device."""
-        tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
-        return tensor.permute(2, 0, 1)[None]
+        return uploaded(pixels, self._device).permute(2, 0, 1)[None]
 
     def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
         """Return an image resized for the network, (h, w, 3) uint8, and the geometry."""

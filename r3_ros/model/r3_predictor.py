@@ -6,12 +6,16 @@ and values of the context frames chosen by the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 import math
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.config import MemoryConfig, ModelConfig
 from ..core.datatypes import (
@@ -19,7 +23,6 @@ from ..core.datatypes import (
     Edge,
     Frame,
     FramePrediction,
-    Intrinsics,
     KnownKeyframe,
     ModelInfo,
     SparseLandmarks,
@@ -34,8 +37,12 @@ from .cache.recomputation import Recomputation
 from .device_errors import device_errors
 from .multi_view import MultiViewNetwork
 from .network import FrameCache, PairNetwork, Prediction
-from .network_predictor import Described, finite_depth, NetworkPredictor, NOT_FINITE
+from .network_predictor import finite_depth, NetworkPredictor, NOT_FINITE
+from .step_graphs import StepGraphs
+from .transfers import fetched, uploaded
 from .variants import CameraOutput
+
+_Result = TypeVar('_Result')
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
 _FIRST_GUESS = math.log1p(math.e)
@@ -78,6 +85,11 @@ class R3Predictor(NetworkPredictor[Tokens]):
         self._with_depth = config.depth
         self.variant = network.config.name
         self._recomputation = Recomputation(network, memory, device, recomputed_per_frame)
+        self._token_size = network.config.backbone.feature_width
+        self._graphs: StepGraphs | None = None
+        if config.cuda_graphs and device.type == 'cuda':
+            self._graphs = StepGraphs()
+        self._input: dict[torch.Size, Tensor] = {}  # of the graphs, by shape
         self._warm_up: list[float] = []
 
     @property
@@ -97,31 +109,45 @@ class R3Predictor(NetworkPredictor[Tokens]):
         size = described.geometry.height, described.geometry.width
         is_reference = not len(self._memory)
         attended = self._recomputation.available(context_ids, size)
-        prediction = self._network.predict(
-            described.features,
-            self._memory.context(attended),
-            reference=is_reference,
-            depth=self._with_depth and depth,
-            camera=self._camera(frame, described.geometry),
-        )
-        relative, fov, pose_token = _camera_outputs(prediction)
+        context, places = self._memory.context(attended)
+        with_depth = self._with_depth and depth
+
+        def related() -> tuple[Tensor, FrameCache]:
+            prediction = self._network.predict(
+                described.features,
+                context,
+                reference=is_reference,
+                depth=with_depth,
+                camera=self._camera(frame, described.geometry),
+            )
+            return _packed(prediction), prediction.cache
+
+        entry: FrameCache | None = None
+        if context is None:
+            packed, entry = related()
+        else:
+            packed, _ = self._run((size, len(attended), is_reference, with_depth), related)
+        output = _unpacked(fetched(packed), self._token_size, len(attended), size)
         geometry = described.geometry
-        intrinsics, seen_fov_x = self._intrinsics(frame, geometry, fov)
+        intrinsics, seen_fov_x = self._intrinsics(frame, geometry, output.fov)
         # Nothing fails from here on, so an unusable frame leaves no state behind.
-        edges = _edges(frame.frame_id, attended, relative)
-        self._memory.keep(frame.frame_id, prediction.cache, described.pixels)
+        edges = _edges(frame.frame_id, attended, output.relative[places])
+        self._memory.keep(frame.frame_id, entry, described.pixels)
         self._recomputation.note(frame.frame_id, attended, is_reference)
-        self._fovs.append(fov)
+        self._fovs.append(output.fov)
         if edges and len(self._warm_up) < _WARM_UP_FRAMES:
             scores = [0.5 * (e.confidence_translation + e.confidence_rotation) for e in edges]
             self._warm_up.append(max(float(np.mean(sorted(scores)[-_BEST_EDGES:])), 1e-6))
+        depths: tuple[DepthMap, ...] = ()
+        if output.maps is not None:
+            depths = (finite_depth(frame.frame_id, output.maps, described.pixels, intrinsics),)
         return FramePrediction(
             intrinsics=frame.intrinsics or geometry.to_source(intrinsics),
             seen_fov_x=seen_fov_x,
             edges=edges,
-            depths=self._depths(described, prediction, intrinsics),
+            depths=depths,
             intrinsics_estimated=frame.intrinsics is None,
-            pose_token=pose_token,
+            pose_token=output.pose_token,
         )
 
     def hold_image(self, frame_id: int, image: np.ndarray, neighbours: Sequence[int] = ()) -> None:
@@ -161,16 +187,53 @@ class R3Predictor(NetworkPredictor[Tokens]):
 
     def reset(self) -> None:
         """Drop all frames."""
+        self._drop_graphs()
         super().reset()
         self._recomputation.clear()
         self._warm_up = []
 
-    def _encoded(self, images: torch.Tensor) -> tuple[Tokens, torch.Tensor]:
-        tokens = self._network.describe(images[None])
-        return tokens, tokens.descriptor[0, 0]
+    def shrink(self) -> None:
+        """Halve the part of the cache on the device, and free the memory that torch caches."""
+        self._drop_graphs()
+        super().shrink()
+
+    @contextmanager
+    def operation_by_operation(self) -> Iterator[None]:
+        """Replay no graphs, in which no operation can be counted."""
+        graphs, self._graphs = self._graphs, None
+        try:
+            yield
+        finally:
+            self._graphs = graphs
+
+    def _encoded(self, images: Tensor) -> tuple[Tokens, Tensor]:
+        if self._graphs is not None:
+            # Graphs read their input where it was first.
+            images = self._input.setdefault(images.shape, images).copy_(images)
+
+        def alone() -> tuple[Tokens, Tensor]:
+            tokens = self._network.describe(images[None])
+            return tokens, tokens.descriptor[0, 0]
+
+        return self._run(images.shape, alone)
+
+    def _drop_graphs(self) -> None:
+        """Drop what reads the cache where it is, and what the graphs have computed."""
+        self._described = None
+        self._input.clear()
+        if self._graphs is not None:
+            self._graphs.clear()
+
+    def _run(self, key: Hashable, function: Callable[[], _Result]) -> _Result:
+        return function() if self._graphs is None else self._graphs.run(key, function)
 
     def _camera(self, frame: Frame, geometry: Geometry) -> torch.Tensor | None:
-        """Return (1, 4) fx, fy, cx, cy: calibrated, else by the fields of view so far."""
+        """Return (1, 4) fx, fy, cx, cy: calibrated, else by the fields of view so far.
+
+        None if that is unknown, or not used by the network.
+        """
+        if self._network.config.camera is not CameraOutput.MATCHES:
+            return None
         if frame.intrinsics is not None:
             known = geometry.to_network(frame.intrinsics)
         else:
@@ -179,16 +242,8 @@ class R3Predictor(NetworkPredictor[Tokens]):
                 known = intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
             except FrameError:
                 return None
-        numbers = [[known.fx, known.fy, known.cx, known.cy]]
-        return torch.tensor(numbers, dtype=torch.float32, device=self._device)
-
-    def _depths(
-        self, described: Described[Tokens], prediction: Prediction, intrinsics: Intrinsics
-    ) -> tuple[DepthMap, ...]:
-        if prediction.depth is None or prediction.confidence is None:
-            return ()
-        maps = torch.stack([prediction.depth[0, 0], prediction.confidence[0, 0]]).cpu().numpy()
-        return (finite_depth(described.frame_id, maps, described.pixels, intrinsics),)
+        numbers = np.array([[known.fx, known.fy, known.cx, known.cy]], np.float32)
+        return uploaded(numbers, self._device)
 
 
 def geometry_rule(
@@ -203,23 +258,47 @@ def geometry_rule(
     return partial(r3_geometry, size=image_size, square_ok=True)
 
 
-def _camera_outputs(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Copy the pairs, the field of view and the pose token to the host at once.
+@dataclass(frozen=True)
+class _Output:
+    """A prediction on the host.
 
-    :returns: (N, 9) float64 translation, quaternion, both logits; (2,) field of view; (D,)
-        float32 unit vector.
-    :raises FrameError: a value is not finite.
+    :ivar relative: (N, 9) float64 translation, quaternion, both logits of the context's frames.
+    :ivar fov: (2,) float64; ``pose_token``: (D,) float32 unit vector.
+    :ivar maps: (2, H, W) float32 depth and confidence; None if it was not wanted.
     """
+
+    relative: np.ndarray
+    fov: np.ndarray
+    pose_token: np.ndarray
+    maps: np.ndarray | None
+
+
+def _packed(prediction: Prediction) -> Tensor:
+    """Return all that the host needs of a prediction, to be copied at once."""
     # The last row would be the frame against itself.
     columns = prediction.pairs.numbers[0, :-1, 0]  # (N, 9)
     token = prediction.camera_feature[0, 0]
-    parts = [columns.flatten(), prediction.fov[0, 0], token / token.norm().clamp_min(1e-12)]
-    numbers = torch.cat(parts).cpu().numpy()
-    if not np.isfinite(numbers).all():
+    parts = [prediction.fov, token / token.norm().clamp_min(1e-12), columns]
+    parts += [maps for maps in (prediction.depth, prediction.confidence) if maps is not None]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _unpacked(
+    numbers: np.ndarray, token_size: int, context: int, size: tuple[int, int]
+) -> _Output:
+    """Return what was packed.
+
+    :raises FrameError: a value other than depth is not finite.
+    """
+    fov, token, columns, maps = np.split(numbers, np.cumsum([2, token_size, 9 * context]))
+    if not all(np.isfinite(part).all() for part in (fov, token, columns)):
         raise FrameError(NOT_FINITE)
-    pairs_end, fov_end = columns.numel(), columns.numel() + 2
-    relative = numbers[:pairs_end].astype(np.float64).reshape(-1, 9)
-    return relative, numbers[pairs_end:fov_end].astype(np.float64), numbers[fov_end:]
+    return _Output(
+        columns.astype(np.float64).reshape(-1, 9),
+        fov.astype(np.float64),
+        token.copy(),  # kept longer than the maps
+        maps.reshape(2, *size) if maps.size else None,
+    )
 
 
 def _edges(frame_id: int, context_ids: Sequence[int], relative: np.ndarray) -> tuple[Edge, ...]:

@@ -144,7 +144,7 @@ class Aggregator(nn.Module):
     def _rotation_across(self, S: int, rows: int, columns: int, device: torch.device) -> Rotation:
         """Return the table of S * P tokens: the same positions in every frame."""
         within, _ = rotations(rows, columns, device, self.special)
-        return Rotation(*(table.repeat(S, 1, 1) for table in within))
+        return Rotation(*(torch.cat([table] * S) for table in within))
 
 
 class VideoAggregator(Aggregator):

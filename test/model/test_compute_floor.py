@@ -1,5 +1,6 @@
 """The operations of a frame are counted, whatever implements attention."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,9 @@ def test_products_convolutions_and_attention_are_counted_per_frame(small_machine
             scaled_dot_product_attention(heads, heads, heads)
         return 3
 
-    predictor = SimpleNamespace(info=ModelInfo('some'), weight_bytes=1000)
+    predictor = SimpleNamespace(
+        info=ModelInfo('some'), weight_bytes=1000, operation_by_operation=nullcontext
+    )
     floor = module.compute_floor(predictor, three_frames)
     products, attention = 4 * 8 * 16 + 100 * 5 * 27, 2 * (2 * 64 * 64 * 32)
     assert floor.flops == 2 * (products + attention)

@@ -40,7 +40,9 @@ def plain(network, described):
 @pytest.mark.parametrize('entries,host', [(40, 0), (13, 0), (6, 40), (5, 40)])
 def test_tiers_do_not_show(network, described, entry_bytes, entries, host):
     memory = FrameMemory(CacheBudget(entries * entry_bytes, host * entry_bytes))
-    assert_same(stream(network, described, memory), plain(network, described), atol=0)
+    streamed = stream(network, described, memory)
+    # The order of the frames in memory is another: sums are rounded differently.
+    assert_same(streamed, plain(network, described), atol=2e-5)
     assert len(memory) == COUNT and len(memory._on_device) <= entries
 
 
@@ -64,25 +66,31 @@ def test_entries_never_outgrow_the_budgets(network, described, entry_bytes):
     memory = FrameMemory(budget)
 
     def check(n):
-        assert (
-            sum(entry.nbytes for entry in memory._on_device.values())
-            == min(n + 1, 5) * entry_bytes
-        )
+        assert sum(part.nbytes for part in memory._slots._parts) == 5 * entry_bytes
+        assert len(memory._on_device) == min(n + 1, 5)
         assert host_bytes(memory) == max(n + 1 - 5, 0) * entry_bytes
         return ()
 
     stream(network, described, memory, check)
 
 
-def test_entries_are_not_copied_on_a_cpu(network, described, entry_bytes):
-    with torch.inference_mode():
-        memory = FrameMemory(CacheBudget(3 * entry_bytes, 8 * entry_bytes))
-        entries = [network.predict(described[n]).cache for n in range(5)]
-        for n, entry in enumerate(entries):
-            memory.keep(n, entry)
-        first, second = memory.context([0, 4]).key_values[0]
-    assert first.keys is entries[0].key_values[0][0].keys
-    assert second.keys is entries[4].key_values[0][0].keys
+@torch.inference_mode()
+def test_a_context_is_read_in_place_and_its_frame_written_into_the_next_slot(
+    network, described, entry_bytes
+):
+    memory = FrameMemory(CacheBudget(6 * entry_bytes, 0))
+    stream(network, described[:4], memory)
+    context, places = memory.context([2, 0])
+    assert sorted(places) == [0, 1]
+    keys = memory._slots._parts[0][0, 0]  # of the first block, (B, h, slots, P, d)
+    assert context.key_values[0].keys.data_ptr() == keys.data_ptr()
+    assert context.key_values[0].keys.flatten(2, 3).data_ptr() == keys.data_ptr()
+    own = network.predict(described[5], context, reference=False).cache
+    assert own.key_values[0].keys.data_ptr() == keys[:, :, 2].data_ptr()
+    written = own.key_values[0].keys.clone()
+    memory.keep(5, None)
+    kept, _ = memory.context([5])
+    torch.testing.assert_close(kept.key_values[0].keys, written, atol=0, rtol=0)
 
 
 @torch.inference_mode()
@@ -95,7 +103,7 @@ def test_capacity_is_that_of_the_device_or_of_the_images(network, described, ent
             memory.keep(n, network.predict(described[n]).cache, image)
         assert memory.capacity == len(memory) == capacity
         assert host_bytes(memory) <= images * image.nbytes
-        assert memory.context([capacity - 1]).frames == 1
+        assert memory.context([capacity - 1])[0].frames == 1
 
 
 @torch.inference_mode()
@@ -121,7 +129,7 @@ def test_a_size_may_follow_another_after_clearing(network, described, entry_byte
     memory.clear()
     other = network.describe(sample_images(1, size=(56, 42)))
     memory.keep(0, network.predict(other).cache)
-    assert memory.context([0]).key_values[0][0].keys.shape[3] == 1 + 4 * 3
+    assert memory.context([0])[0].key_values[0].keys.shape[3] == 1 + 4 * 3
 
 
 @torch.inference_mode()
@@ -158,7 +166,7 @@ def test_the_budget_is_never_less_than_a_context_needs(network, described, entry
         memory.shrink()
     # Four frames at the most were attended at once, and one more is the new one.
     assert memory._device_capacity == 5
-    assert memory.context([0, 9, 10, 11]).frames == 4
+    assert memory.context([0, 9, 10, 11])[0].frames == 4
 
 
 @torch.inference_mode()
@@ -174,19 +182,24 @@ def test_nothing_is_lost_when_the_device_has_no_memory_left(network, described, 
     memory = FrameMemory(CacheBudget(5 * entry_bytes, 8 * entry_bytes))
     for n in range(7):
         memory.keep(n, network.predict(described[n]).cache)
-    expected = memory.context([0, 6]).pair_features[0]
+    expected = features_of(memory, [0, 6])
 
-    def full(tensor):
+    def full(slot, entry):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB')
 
-    memory._to_device, to_device = full, memory._to_device
+    memory._slots.put, put = full, memory._slots.put
     away = next(n for n in range(7) if n not in memory._on_device)
     with pytest.raises(torch.OutOfMemoryError):
         memory.context([away, 6])
     assert all(memory.in_full(n) for n in range(7))
-    memory._to_device = to_device
-    assert memory.context([away, 6]).frames == 2
-    torch.testing.assert_close(memory.context([0, 6]).pair_features[0], expected, atol=0, rtol=0)
+    memory._slots.put = put
+    assert memory.context([away, 6])[0].frames == 2
+    torch.testing.assert_close(features_of(memory, [0, 6]), expected, atol=0, rtol=0)
+
+
+def features_of(memory, frame_ids):
+    context, places = memory.context(frame_ids)
+    return context.pair_features[0][:, places].clone()
 
 
 @pytest.mark.gpu
@@ -200,4 +213,4 @@ def test_a_gpu_gives_the_same_with_frames_in_host_memory(network, entry_bytes):
     roomy = stream(on_gpu, tokens, FrameMemory(CacheBudget(40 * entry_bytes, 0)))
     memory = FrameMemory(CacheBudget(5 * entry_bytes, 8 * entry_bytes))
     assert_same(stream(on_gpu, tokens, memory), roomy, atol=0)
-    assert all(cache.pair_features[0].is_pinned() for cache in memory._on_host.values())
+    assert all(part.is_pinned() for entry in memory._on_host.values() for part in entry)

@@ -158,6 +158,19 @@ def test_memory_is_bounded_and_what_was_dropped_is_encoded_again():
             few.predict(frames[n], range(n))
 
 
+def test_an_image_encoded_again_takes_the_place_of_no_other_context_frame():
+    network = ScriptedViews(ViewScript(room_walk(6)))
+    entry = network.encode(torch.zeros(1, 3, HEIGHT, WIDTH, dtype=torch.uint8)).nbytes
+    frames = [replace(image, frame_id=n) for n, image in enumerate(numbered_frames(6))]
+    budget = CacheBudget(3 * entry, 5 * frames[0].image.nbytes)
+    predictor = predictor_for(network, budget, context_frames=2)
+    network.encoded.clear()
+    for n in range(5):
+        predictor.predict(frames[n], range(n)[-1:])
+    predictor.predict(frames[5], [0, 2])  # 0 was dropped, and 2 is the least recently used
+    assert network.encoded == [*range(5), 5, 0]
+
+
 def test_only_held_frames_take_memory():
     predictor = predictor_for(ScriptedViews(ViewScript(room_walk(8))))
     for n, image in enumerate(numbered_frames(8)):

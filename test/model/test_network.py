@@ -474,7 +474,7 @@ def test_a_frame_costs_what_it_must_and_no_more(size, cached, needed, total):
     with torch.device('meta'):
         network = build_network(VARIANTS['r3-large']).eval()
         keys = torch.empty(1, 16, cached, 1 + patches, 64)
-        cache = FrameCache(((KeyValues(keys, keys),),) * 8, (torch.empty(1, cached, D),))
+        cache = FrameCache((KeyValues(keys, keys),) * 8, (torch.empty(1, cached, D),))
         with FlopCounterMode(display=False) as counter:
             network.predict(network.describe(torch.empty(1, 1, 3, *size)), cache)
     assert counter.get_total_flops() == required - split - early - absolute_pose

@@ -13,7 +13,7 @@ from r3_ros.model.backbone import Backbone, KeyValues
 from r3_ros.model.building import build_network
 from r3_ros.model.camera_head import PairHead
 from r3_ros.model.depth_head import add_position_embedding, Fusion, MonoDepth
-from r3_ros.model.layers import Block, LayerNorm, Mlp, rotate, rotations, SwiGlu
+from r3_ros.model.layers import Block, LayerNorm, Linear, Mlp, rotate, rotations, SwiGlu
 from r3_ros.model.metric_predictor import metric_depth
 from r3_ros.model.network import FrameCache
 from r3_ros.model.reference_view import choose_reference
@@ -353,7 +353,7 @@ def test_the_documented_cost_of_a_frame_is_true(size, column):
     def giga(cached):
         keys = torch.empty(1, 16, cached, tokens, 64, device='meta')
         sources = torch.empty(1, cached, 2048, device='meta')
-        cache = FrameCache(((KeyValues(keys, keys),),) * 8, (sources,))
+        cache = FrameCache((KeyValues(keys, keys),) * 8, (sources,))
         images = torch.empty(1, 1, 3, *size, device='meta')
         with FlopCounterMode(display=False) as counter:
             entry = network.predict(network.describe(images), cache).cache
@@ -365,3 +365,21 @@ def test_the_documented_cost_of_a_frame_is_true(size, column):
     assert rows['of each further one'] == f'{(sixteen - eight) / 8:.1f}'
     held = sum(t.numel() * t.element_size() for t in tensors_of(giga(1)[1]).values()) / 2**20
     assert rows['cache entry in float32; in bfloat16 half of it'] == f'{held:.0f} MiB'
+
+
+@pytest.mark.parametrize('shape', [(5, 24), (2, 7, 24), (1, 24)])
+def test_a_faster_product_on_a_cpu_is_the_same_product(shape):
+    torch.manual_seed(0)
+    layer, x = Linear(24, 40), torch.randn(shape)
+    expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+    with torch.enable_grad():
+        assert layer(x).grad_fn is not None  # torch's own, which has a gradient
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), expected.detach(), atol=1e-5, rtol=0)
+        strided = torch.cat([x, x], dim=-1)[..., ::2]
+        torch.testing.assert_close(
+            layer(strided), torch.nn.functional.linear(strided, layer.weight, layer.bias),
+            atol=1e-5, rtol=0,
+        )  # fmt: skip
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16

@@ -506,6 +506,8 @@ def test_the_node_runs_the_network_and_tells_which(checkpoint, graph):
     from sensor_msgs.msg import Image
 
     settings = {'name': 'r3', 'checkpoint': str(checkpoint), 'image_size': 154}
+    loaded = load_streaming(ModelConfig(**settings), MemoryConfig())
+    geometry = loaded._geometry(SIZE[1], SIZE[0])
     g = graph(**{f'model__{name}': value for name, value in settings.items()})
     g.node._load_engine = load_engine
     g.start()
@@ -516,7 +518,7 @@ def test_the_node_runs_the_network_and_tells_which(checkpoint, graph):
         stamps.append(g.send(image_message(g.stamp_ns, frame(n).image), calibrated=True))
     g.until(lambda: len(depths) == 3)
     assert [m.header.stamp.sec for m in depths] == [ns // 10**9 for ns in stamps]
-    assert (depths[0].height, depths[0].width) == (98, 154)
+    assert (depths[0].height, depths[0].width) == (geometry.height, geometry.width)
     g.until(
         lambda: any("'r3' runs on the CPU" in s.message for d in diagnostics for s in d.status)
     )

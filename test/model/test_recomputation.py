@@ -45,8 +45,8 @@ def assert_same_edges(first, second, atol=2e-4):
 
 @torch.inference_mode()
 def entry(seen, frame_id):
-    cache = seen._memory.context([frame_id])
-    return [t.clone() for (kv,) in cache.key_values for t in (kv.keys, kv.values)]
+    cache, _ = seen._memory.context([frame_id])
+    return [t.clone() for kv in cache.key_values for t in (kv.keys, kv.values)]
 
 
 def to_image(seen, *frame_ids):

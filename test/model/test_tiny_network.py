@@ -269,7 +269,7 @@ def predictor(network):
 
 @torch.inference_mode()
 def kept_of(seen, number):
-    return [t.clone() for t in seen._memory.context([number]).pair_features]
+    return [t.clone() for t in seen._memory.context([number])[0].pair_features]
 
 
 def edges_of_last(seen, numbers, intrinsics=K):

@@ -31,7 +31,7 @@ def entry_bytes(network, described):
 def host_bytes(memory):
     """Return the bytes of host memory that entries and images take."""
     images = sum(image.nbytes for image in memory._images.values())
-    return images + sum(entry.nbytes for entry in memory._on_host.values())
+    return images + sum(part.nbytes for entry in memory._on_host.values() for part in entry)
 
 
 def schedule(n):
@@ -41,15 +41,16 @@ def schedule(n):
 
 @torch.inference_mode()
 def stream(network, described, memory, forget=None):
-    """Predict all frames with a memory; return translations and depths, by pair and frame."""
+    """Predict frames with a memory; return translations and depths, by pair and frame."""
     pairs, depths = {}, []
-    for n in range(COUNT):
+    for n in range(len(described)):
         seen = schedule(n) if n else []
-        prediction = network.predict(described[n], memory.context(seen), reference=n == 0)
-        for row, i in enumerate(seen):
+        context, places = memory.context(seen)
+        prediction = network.predict(described[n], context, reference=n == 0)
+        for row, i in zip(places, seen, strict=True):
             pairs[i, n] = prediction.pairs.translation[0, row, 0].clone()
         depths.append(prediction.depth.clone())
-        memory.keep(n, prediction.cache)
+        memory.keep(n, prediction.cache if context is None else None)
         if forget is not None:
             memory.forget(forget(n))
     return pairs, torch.cat(depths, dim=1)

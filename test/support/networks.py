@@ -102,12 +102,9 @@ def select(cache, frames):
     """Return some frames of a cache, in the order given."""
     index = torch.tensor(list(frames), dtype=torch.int64, device=cache.pair_features[0].device)
 
-    def chosen(parts):
-        return torch.cat(parts, dim=2).index_select(2, index)
-
     key_values = (
-        (KeyValues(chosen([kv.keys for kv in layer]), chosen([kv.values for kv in layer])),)
-        for layer in cache.key_values
+        KeyValues(kv.keys.index_select(2, index), kv.values.index_select(2, index))
+        for kv in cache.key_values
     )
     return FrameCache(
         tuple(key_values), tuple(f.index_select(1, index) for f in cache.pair_features)

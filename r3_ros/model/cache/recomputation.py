@@ -14,6 +14,7 @@ import torch
 
 from ...core.errors import FrameError
 from ..network import FrameCache, PairNetwork
+from ..transfers import fetched, uploaded
 from .frame_memory import FrameMemory
 
 
@@ -92,16 +93,17 @@ class Recomputation:
         seen: Sequence[int] = ()
         if not is_reference:
             seen = [i for i in self._attended.get(frame_id, ()) if i in full] or full
-        tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
+        tensor = uploaded(pixels, self._device)
+        context, _ = self._memory.context(seen)
         prediction = self._network.predict(
             self._network.describe(tensor.permute(2, 0, 1)[None, None]),
-            self._memory.context(seen),
+            context,
             reference=is_reference,
             depth=False,
         )
-        if not torch.isfinite(prediction.camera_feature).all():
+        if not np.isfinite(fetched(prediction.camera_feature)).all():
             return False  # it would corrupt every frame that attends to it
-        self._memory.keep(frame_id, prediction.cache)
+        self._memory.keep(frame_id, prediction.cache if context is None else None)
         if is_reference:
             self._reference = frame_id
         return True

@@ -163,21 +163,21 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
         :raises FrameError: they are of another size than the new frame.
         """
         missing = [i for i in frame_ids if not self._features.in_full(i)]
-        for frame_id in missing[: self._encoded_per_frame]:
+        encoded = missing[: self._encoded_per_frame]
+        full = [i for i in frame_ids if i in encoded or i not in missing]
+        self._features.check_room_for(len(full))
+        # From now on they are the last to be moved out.
+        self._features.entries([i for i in full if i not in encoded])
+        for frame_id in encoded:
             pixels = self._features.image(frame_id)
             self._features.keep(frame_id, self._encoded(self._tensor(pixels))[0])
-        full = [i for i in frame_ids if self._features.in_full(i)]
-        joined = self._features.context(full)
-        if joined is None:
-            return {}
-        size, new = (joined.rows, joined.columns), described.features
-        if size != (new.rows, new.columns):
-            raise FrameError(
-                f'the image has {new.columns}x{new.rows} patches when resized for the network, '
-                f'and held ones have {size[1]}x{size[0]}: the shape of the images and '
-                'model.image_size must not change'
-            )
-        return {
-            frame_id: joined.mapped(partial(torch.narrow, dim=0, start=n, length=1))
-            for n, frame_id in enumerate(full)
-        }
+        context = dict(zip(full, self._features.entries(full), strict=True))
+        new = described.features
+        for held in context.values():
+            if (held.rows, held.columns) != (new.rows, new.columns):
+                raise FrameError(
+                    f'the image has {new.columns}x{new.rows} patches when resized for the '
+                    f'network, and held ones have {held.columns}x{held.rows}: the shape of the '
+                    'images and model.image_size must not change'
+                )
+        return context

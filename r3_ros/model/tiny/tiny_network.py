@@ -144,8 +144,7 @@ class TinyNetwork(PairNetwork):
         encoded = self.encode(described, cached, causal, reference)
         features = encoded.cache.pair_features
         if cached is not None:
-            both = zip(cached.pair_features, features, strict=True)
-            features = tuple(torch.cat(parts, dim=1) for parts in both)
+            features = cached.features_with(features)
         size = described.rows * PATCH, described.columns * PATCH
         S = described.tokens.shape[1]
         pairs = self.pairs(PairFeatures(*features), S, causal, camera, size)
@@ -169,8 +168,7 @@ class TinyNetwork(PairNetwork):
         dense = self._dense(taps.features, described, rays=False)
         log_depth = F.avg_pool2d(dense.depth.log(), STRIDE)
         kept = PairFeatures(*described.descriptors, log_depth, fov)
-        layers = tuple((kv,) for kv in taps.key_values)
-        return Encoded(fov, feature, dense, FrameCache(layers, kept))
+        return Encoded(fov, feature, dense, FrameCache(taps.key_values, kept))
 
     def observe(
         self,
