@@ -42,7 +42,7 @@ from r3_ros.learning.training.validation import (  # noqa: E402
 )
 from r3_ros.model.building import build_network  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
-from r3_ros.model.loading import ERRORS_SUFFIX, load_r3  # noqa: E402
+from r3_ros.model.loading import ERRORS_SUFFIX, load_streaming  # noqa: E402
 from r3_ros.model.variants import VARIANTS  # noqa: E402
 from r3_ros.model.weights.catalogue import find_weights  # noqa: E402
 from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: E402
@@ -456,7 +456,7 @@ def test_weights_are_tuned_on_a_recording(tmp_path, capsys):
     loaded = load_network(trained)
     assert (loaded.variant, loaded.licence) == ('r3-tiny', 'unknown')
     assert loaded.origin.startswith('first.safetensors, SHA-256 ')
-    predictor = load_r3(ModelConfig(name='r3_tiny', checkpoint=str(trained)), MemoryConfig())
+    predictor = load_streaming(ModelConfig(name='r3_tiny', checkpoint=str(trained)), MemoryConfig())
     assert predictor.error_model == ErrorModel.read(errors) != ErrorModel()
     assert f'fitted to {loaded.origin}' in predictor.info.notes[-1]
     assert main(['weights', 'check', str(trained)]) == 0
