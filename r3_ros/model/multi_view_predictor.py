@@ -196,12 +196,7 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         context = self._features.context(chosen)
         if context is None:
             return own
-        if (context.rows, context.columns) != (own.rows, own.columns):
-            raise FrameError(
-                f'the image has {own.columns}x{own.rows} patches when resized for the network, '
-                f'and held ones have {context.columns}x{context.rows}: the shape of the images '
-                'and model.image_size must not change'
-            )
+        own.check_size(context)
         return FrameFeatures.join([context, own])
 
     def _units(self, seen: _Pass) -> np.ndarray | None:
