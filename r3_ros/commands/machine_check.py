@@ -137,12 +137,12 @@ def _graphics() -> Iterator[Finding]:
     driver = Path('/proc/driver/nvidia/version').exists()
     if torch is None or not torch.cuda.is_available():
         if not driver:
-            text = 'none found: the default predictor needs none, the R3 networks are slow without'
+            text = 'none found: the default predictor needs none, the networks are slow without'
             yield Finding(Level.OK, 'GPU', text)
         elif torch is None:
             yield Finding(
                 Level.NOTE, 'GPU', 'there is an NVIDIA driver, but no torch to use it',
-                'for the R3 networks: pip install "r3_ros[r3]"',
+                'for the networks: pip install "r3_ros[r3]"',
             )  # fmt: skip
         else:
             built = f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'

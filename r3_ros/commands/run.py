@@ -55,8 +55,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument('--output', '-o', metavar='DIR', required=True, help='folder to write')
     parser.add_argument(
         '--mode', choices=('stream', 'offline'), default='stream',
-        help='stream (default): frame by frame, as on a robot; offline: R3 with full context, '
-        'window by window, also for collections of photos without times',
+        help='stream (default): frame by frame, as on a robot; offline: a network with full '
+        'context, window by window, also for collections of photos without times',
     )  # fmt: skip
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier output')
     parser.add_argument(

@@ -17,7 +17,7 @@ MULTI_VIEW_NAMES = ('da3_small', 'da3_base', 'da3_large', 'da3_giant', 'vggt', '
 PAIR_NAMES = ('dust3r', 'mast3r', 'reloc3r')
 MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny', *MULTI_VIEW_NAMES, *PAIR_NAMES)
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
-#: Long side of the images that R3 can process, in pixels, and that of the published weights.
+#: Long side of the images that networks can process, in pixels, and that of R3 as published.
 SMALLEST_IMAGE, LARGEST_IMAGE, PUBLISHED_IMAGE = 112, 1008, 504
 #: Encodings that an ambiguous image may have; ``input.image_decoding`` decodes all of these.
 ENCODING_HINTS = (
@@ -119,7 +119,7 @@ class ModelConfig:
     )
     depth: bool = param(True, 'compute dense depth; off saves time where only poses are needed')
     depth_every: int = live(
-        1, 'R3: depth of keyframes and every N-th frame; 0: no others', 0, 300, 'frames'
+        1, 'networks: depth of keyframes and every N-th frame; 0: no others', 0, 300, 'frames'
     )
     cuda_graphs: bool = param(
         False,
@@ -479,7 +479,7 @@ class R3Config:
 
 
 def is_image_size(pixels: int, patch: int = 14) -> bool:
-    """Return whether R3 can process images whose long side is this.
+    """Return whether a network can process images whose long side is this.
 
     Sides are whole patches, of 14 pixels, or of 16 in networks of pairs. At 224 the rule of both
     crops the image to a square, on which only some of the latter were trained.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
 
+from ..core.errors import FrameError
 from ..core.resize_geometry import Geometry
 
 
@@ -61,6 +62,18 @@ class FrameFeatures:
         """Return the features of other frames of this image size, in the memory of these parts."""
         *tensors, descriptor = parts
         return FrameFeatures(tuple(tensors), descriptor, self.rows, self.columns)
+
+    def check_size(self, held: FrameFeatures) -> None:
+        """Check that held frames have images of the same size.
+
+        :raises FrameError: they have not.
+        """
+        if (self.rows, self.columns) != (held.rows, held.columns):
+            raise FrameError(
+                f'the image has {self.columns}x{self.rows} patches when resized for the network, '
+                f'and held ones have {held.columns}x{held.rows}: the shape of the images and '
+                'model.image_size must not change'
+            )
 
     @staticmethod
     def join(parts: Sequence[FrameFeatures]) -> FrameFeatures:

@@ -196,13 +196,8 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
                 pixels = self._features.image(frame_id)
                 self._features.keep(frame_id, self._network.encode(self._tensor(pixels)))
         context = self._features.entries(chosen)
-        held = (context or [own])[0]
-        if (held.rows, held.columns) != (own.rows, own.columns):
-            raise FrameError(
-                f'the image has {own.columns}x{own.rows} patches when resized for the network, '
-                f'and held ones have {held.columns}x{held.rows}: the shape of the images '
-                'and model.image_size must not change'
-            )
+        if context:
+            own.check_size(context[0])
         return FrameFeatures.join([*context, own])
 
     def _units(self, seen: _Pass) -> np.ndarray | None:
@@ -259,18 +254,19 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         T_world, refined = inverse(seen.T[-1]) @ seen.T, []
         if best is not None:
             doubted = [i for i in seen.ids if not self._held[i].confirmed]
+            first = doubted[0] if doubted else -1
             root = best.source_id if confirmed else seen.ids[-1]
-            if confirmed and doubted:
-                root = doubted[0]  # the first of a start: the others follow from it
+            if confirmed and root in doubted:
+                root = first  # of a start: the others follow from it
             T_root = seen.T[seen.ids.index(root)]
             T_world = self._held[root].T_world_camera @ inverse(T_root) @ seen.T
             for i in doubted if confirmed else ():
                 row = seen.ids.index(i)
                 T = T_world[row]
                 self._held[i] = replace(self._held[i], T_world_camera=T, confirmed=True)
-                if i != root:
-                    T = inverse(T_root) @ seen.T[row]
-                    refined.append(replace(best, source_id=root, target_id=i, T_source_target=T))
+                if i != first:
+                    T = inverse(seen.T[seen.ids.index(first)]) @ seen.T[row]
+                    refined.append(replace(best, source_id=first, target_id=i, T_source_target=T))
         grid = seen.grid(len(seen.ids))
         self._held[frame_id] = _HeldView(T_world[-1], grid, confirmed)
         if confirmed:

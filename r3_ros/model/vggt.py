@@ -281,7 +281,8 @@ class VggtNetwork(MultiViewNetwork):
             R = T[:, :3, :3].mT.clone()
             T[:, :3, :3], T[:, :3, 3:] = R, -R @ T[:, :3, 3:]
         if found.points is not None:
-            T[disagreement(found, T) > _MOST_DISAGREEMENT] = torch.nan
+            # Negated, so that points that are not finite do not agree.
+            T[~(disagreement(found, T) <= _MOST_DISAGREEMENT)] = torch.nan
         return Views(T, found.encodings[:, 7:], found.depth, found.confidence)
 
     def forward(self, images: Tensor) -> VggtPrediction:

@@ -125,7 +125,7 @@ class StreamReport:
             self._logger.info(
                 f'{dropped} of {received} images were dropped (frames_dropped) because they come '
                 'faster than they are processed: reduce the camera rate, input.max_rate or, for '
-                'R3, model.image_size'
+                'a network, model.image_size'
             )
 
     def _taken(self) -> NodeSnapshot:

@@ -456,9 +456,8 @@ def test_weights_are_tuned_on_a_recording(tmp_path, capsys):
     loaded = load_network(trained)
     assert (loaded.variant, loaded.licence) == ('r3-tiny', 'unknown')
     assert loaded.origin.startswith('first.safetensors, SHA-256 ')
-    predictor = load_streaming(
-        ModelConfig(name='r3_tiny', checkpoint=str(trained)), MemoryConfig()
-    )
+    config = ModelConfig(name='r3_tiny', checkpoint=str(trained))
+    predictor = load_streaming(config, MemoryConfig())
     assert predictor.error_model == ErrorModel.read(errors) != ErrorModel()
     assert f'fitted to {loaded.origin}' in predictor.info.notes[-1]
     assert main(['weights', 'check', str(trained)]) == 0

@@ -126,6 +126,15 @@ def test_no_pose_is_claimed_from_a_wrong_pass():
     assert {1, 2}.intersection(*(e.corrected for e in estimates if e.corrected))
 
 
+def test_a_frame_of_a_wrong_pass_is_put_where_the_next_pass_has_it():
+    predictor = predictor_for(ScriptedViews(ViewScript(room_walk(9), wrong_poses={6})))
+    for n, image in enumerate(numbered_frames(9)):
+        prediction = predictor.predict(replace(image, frame_id=n), range(max(0, n - 6), n))
+    # The wrong one, and that after it, would agree with no other if the error were kept.
+    assert [edge.source_id for edge in prediction.edges] == [2, 3, 4, 5, 6, 7]
+    assert min(edge.confidence_translation for edge in prediction.edges) > 0.5
+
+
 def test_a_network_that_understands_nothing_is_never_believed():
     """What it says of two images is the same in every pass, so that its poses agree."""
     script = ViewScript(room_walk(40))

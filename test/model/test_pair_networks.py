@@ -110,6 +110,14 @@ def test_the_nearest_rotation_is_right_handed() -> None:
     torch.testing.assert_close(nearest_rotation(R), R, atol=1e-5, rtol=0)
 
 
+def test_a_matrix_that_is_not_finite_spoils_no_other() -> None:
+    m = torch.eye(3).repeat(3, 1, 1)
+    m[1, 0, 0], m[2, 1, 1] = torch.nan, torch.inf
+    R = nearest_rotation(m)
+    torch.testing.assert_close(R[0], torch.eye(3))
+    assert R[1:].isnan().all()
+
+
 @pytest.mark.parametrize('size, allowed', [(224, True), (384, True), (392, False)])
 def test_image_sizes_are_whole_patches_of_16(size: int, allowed: bool) -> None:
     config = R3Config(model=ModelConfig(name='dust3r', image_size=size))

@@ -133,6 +133,22 @@ def test_points_behind_the_camera_refuse_a_frame_only_without_a_calibration() ->
         predictor.predict(replace(unknown, frame_id=1), [0])
 
 
+def test_a_frame_with_an_unusable_field_of_view_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor = pair_predictor(ScriptedPoints(PairScript(_LOOP)))
+    _steps(predictor, 0, 1)
+
+    def refuse(*_: object) -> None:
+        raise FrameError('unusable')
+
+    monkeypatch.setattr('r3_ros.model.network_predictor.intrinsics_from_fov', refuse)
+    frame = replace(list(frames(3))[2], frame_id=2, intrinsics=None)
+    with pytest.raises(FrameError, match='unusable'):
+        predictor.predict(frame, [0, 1])
+    assert len(predictor._fovs) == len(predictor._depths) == len(predictor._features) == 2
+
+
 def test_a_forgotten_frame_leaves_nothing_behind() -> None:
     predictor = pair_predictor(ScriptedPoints(PairScript(_LOOP)))
     _steps(predictor, 0, 1, 2)

@@ -150,11 +150,15 @@ class PoseHead(nn.Module):
 
 
 def nearest_rotation(m: Tensor) -> Tensor:
-    """Return the (N, 3, 3) rotations nearest to matrices (Levinson et al., arXiv 2006.14616)."""
-    u, _, vh = torch.linalg.svd(m)
+    """Return the (N, 3, 3) rotations nearest to matrices (Levinson et al., arXiv 2006.14616).
+
+    NaN where a matrix is not finite, of which torch gives no decomposition.
+    """
+    finite = m.isfinite().flatten(1).all(dim=1)[:, None, None]
+    u, _, vh = torch.linalg.svd(torch.where(finite, m, torch.zeros_like(m)))
     handed = torch.ones_like(m[:, 0])
     handed[:, 2] = torch.linalg.det(u @ vh)
-    return (u * handed[:, None]) @ vh
+    return torch.where(finite, (u * handed[:, None]) @ vh, torch.nan)
 
 
 def _pixels(tokens: Tensor, rows: int, columns: int) -> Tensor:

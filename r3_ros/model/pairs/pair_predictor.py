@@ -28,7 +28,7 @@ from ...core.unit_scale import DepthGrid
 from ..cache.frame_memory import CacheBudget, FrameMemory
 from ..device_errors import device_errors
 from ..multi_view import FrameFeatures
-from ..network_predictor import Described, finite_depth, NetworkPredictor
+from ..network_predictor import finite_depth, NetworkPredictor
 from .croco import CrocoNetwork, PointNetwork, PoseNetwork
 from .point_pairs import relate_points
 from .pose_pairs import PairWorld, relate_poses
@@ -82,7 +82,7 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
         """
         described = self._taken(frame)
         geometry, new = described.geometry, described.features
-        context = self._context(context_ids, described)
+        context = self._context(context_ids, new)
         known = None if frame.intrinsics is None else geometry.to_network(frame.intrinsics)
         edges: Sequence[Edge]
         depths: tuple[DepthMap, ...] = ()
@@ -100,15 +100,17 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
             related = relate_points(
                 self._network, frame.frame_id, new, context, self._depths, known
             )
+            fov = self._fovs[-1] if self._fovs else np.full(2, math.nan)
             if related.focals:
                 sides = np.array([geometry.height, geometry.width])
-                self._fovs.append(2.0 * np.arctan(sides / 2.0 / np.median(related.focals)))
+                fov = 2.0 * np.arctan(sides / 2.0 / np.median(related.focals))
             elif not self._fovs and known is None:
                 raise FrameError(
                     'the network finds no focal length: its points are not in front of a camera'
                 )
-            fov = self._fovs[-1] if self._fovs else np.full(2, math.nan)
             intrinsics, seen_fov_x = self._intrinsics(frame, geometry, fov)
+            if related.focals:
+                self._fovs.append(fov)
             self._depths[frame.frame_id] = related.grid
             edges = related.edges
             if depth and self._with_depth:
@@ -155,9 +157,7 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
         features = self._network.encode(images)
         return features, features.descriptor[0]
 
-    def _context(
-        self, frame_ids: Sequence[int], described: Described[FrameFeatures]
-    ) -> dict[int, FrameFeatures]:
+    def _context(self, frame_ids: Sequence[int], new: FrameFeatures) -> dict[int, FrameFeatures]:
         """Return the encoded context frames, after encoding some of which only images are held.
 
         :raises FrameError: they are of another size than the new frame.
@@ -172,12 +172,6 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
             pixels = self._features.image(frame_id)
             self._features.keep(frame_id, self._encoded(self._tensor(pixels))[0])
         context = dict(zip(full, self._features.entries(full), strict=True))
-        new = described.features
         for held in context.values():
-            if (held.rows, held.columns) != (new.rows, new.columns):
-                raise FrameError(
-                    f'the image has {new.columns}x{new.rows} patches when resized for the '
-                    f'network, and held ones have {held.columns}x{held.rows}: the shape of the '
-                    'images and model.image_size must not change'
-                )
+            new.check_size(held)
         return context

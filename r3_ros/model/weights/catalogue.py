@@ -214,7 +214,7 @@ def known(name: str) -> PublishedWeights:
 def model_weights(model_name: str) -> list[str]:
     """Return the names of the weights for a ``model.name``, the recommended ones first."""
     variant = model_name.replace('_', '-')
-    # Retrained files come after those that they replace.
+    # Files that are retrained, or may be used commercially, come after the others of a network.
     return [w.name for w in CATALOGUE.values() if w.variant == variant][::-1] or [model_name]
 
 
