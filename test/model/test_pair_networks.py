@@ -53,7 +53,7 @@ def test_a_saved_network_is_recognised(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(PAIR_VARIANTS[name], **SMALL)
-    monkeypatch.setitem(checkpoint._CONFIGS, name, config)
+    monkeypatch.setitem(PAIR_VARIANTS, name, config)
     network = build_network(config).eval()
     path = tmp_path / 'saved.safetensors'
     checkpoint.save_network(network, path)
@@ -77,7 +77,7 @@ def test_a_file_with_one_key_too_few_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(PAIR_VARIANTS['reloc3r'], **SMALL)
-    monkeypatch.setitem(checkpoint._CONFIGS, 'reloc3r', config)
+    monkeypatch.setitem(PAIR_VARIANTS, 'reloc3r', config)
     network = build_network(config)
     network.pose_head.fc_t = torch.nn.Linear(1024, 4)
     path = tmp_path / 'wrong.safetensors'
