@@ -66,6 +66,10 @@ def test_two_segments_become_one_where_they_meet(factor):
     assert offs(final[:CUT], result.truth[:CUT]).max() < 1e-6
     assert offs(final[known], result.truth[known]).max() < 0.5
     assert result.estimates[joined].corrected == tuple(sorted(result.estimates[joined].corrected))
+    # The drift of the segment began at zero; that of the place where it was joined was added.
+    held = session.graph.held
+    begun = min(i for i in held if i >= CUT)
+    assert (held[begun].drift > 0).all()
 
 
 def test_no_pose_is_claimed_in_a_segment_that_is_not_joined():

@@ -203,7 +203,7 @@ def _apply(session: Session, correction: Correction) -> list[int]:
         session.gate.move(moves[session.recent[-1]])
     session.loops_closed += 1
     if correction.joined is not None:
-        moved = sorted({*moved, *_relabelled(session, *correction.joined)})
+        moved = sorted({*moved, *_relabelled(session, *correction.joined, correction.closing)})
     if moved:
         session.map_revision += 1
         session.map.poses_changed()
@@ -242,9 +242,20 @@ def _found_again(session: Session, keyframes: Sequence[int]) -> list[tuple[int, 
     return pairs
 
 
-def _relabelled(session: Session, younger: int, older: int) -> list[int]:
-    segments = session.graph.segments
+def _relabelled(
+    session: Session, younger: int, older: int, closing: Sequence[tuple[int, int]]
+) -> list[int]:
+    """Put the frames of a segment into an older one, and return them.
+
+    Their drift began with their segment: that of the place where they were joined is added.
+    """
+    segments, held = session.graph.segments, session.graph.held
     joined = [frame_id for frame_id, segment in segments.items() if segment == younger]
+    ends = {i for edge in closing for i in edge if i in held and segments[i] == older}
+    drift = np.max([held[i].drift for i in ends], axis=0) if ends else np.zeros(2)
+    for frame_id in joined:
+        if frame_id in held:
+            held[frame_id] = replace(held[frame_id], drift=held[frame_id].drift + drift)
     segments.update(dict.fromkeys(joined, older))
     if session.segment_id == younger:
         session.segment_id = older
