@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 import math
 
 import numpy as np
@@ -24,17 +23,16 @@ from ..core.datatypes import (
     Frame,
     FramePrediction,
     Intrinsics,
-    KnownKeyframe,
     ModelInfo,
-    SparseLandmarks,
 )
 from ..core.errors import FrameError
 from ..core.geometry import inverse
 from ..core.unit_scale import DepthGrid, scale_by_centres, scale_by_depth
-from .cache.frame_memory import CacheBudget, FrameMemory
+from .cache.frame_memory import CacheBudget
 from .device_errors import device_errors
+from .feature_predictor import FeaturePredictor
 from .multi_view import FrameFeatures, MultiViewNetwork, Views
-from .network_predictor import finite_depth, NetworkPredictor, NO_POSE, NOT_FINITE
+from .network_predictor import finite_depth, NO_POSE, NOT_FINITE
 from .view_agreement import agreement, overlap_factors, STRIDE
 
 #: Score of an edge whose pass agrees well with itself and with what is held.
@@ -89,12 +87,8 @@ class _Pass:
         return replace(self, T=T, depth=self.depth * np.float32(unit))
 
 
-class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
-    """Depth and relative poses by a network of several views.
-
-    Until :meth:`forget`, a frame is held by its features, or by its image, from which they are
-    computed again when needed.
-    """
+class MultiViewPredictor(FeaturePredictor):
+    """Depth and relative poses by a network of several views."""
 
     confidence_reference = _GOOD_SCORE
 
@@ -107,13 +101,9 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         device: torch.device,
     ) -> None:
         """Take a network in evaluation mode, on its device."""
-        memory = FrameMemory[FrameFeatures](budget)
-        geometry = partial(network.geometry, image_size=config.image_size)
-        super().__init__(network, info, config, memory, device, geometry)
+        super().__init__(network, info, config, budget, device)
         self.descriptor_size = network.descriptor_size
         self._network = network
-        self._features = memory
-        self._with_depth = config.depth
         self._context_frames = config.context_frames
         self._held: dict[int, _HeldView] = {}
         self._usual: deque[float] = deque(maxlen=_USUAL_FRAMES)
@@ -126,7 +116,9 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         """Predict one frame together with ``model.context_frames`` of the context frames."""
         described = self._taken(frame)
         chosen = spread_out(context_ids, self._context_frames, frame.frame_id)
-        views = self._network.relate(self._joined(chosen, described.features))
+        context = self._context(chosen, described.features)
+        joined = FrameFeatures.join([*context.values(), described.features])
+        views = self._network.relate(joined)
         seen = _on_host(views, chosen)
         intrinsics, seen_fov_x = self._intrinsics(frame, described.geometry, seen.fov)
         # Nothing fails from here on, so an unusable frame leaves no state behind.
@@ -159,46 +151,18 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Drop these frames."""
         frame_ids = tuple(frame_ids)
-        self._features.forget(frame_ids)
+        super().forget(frame_ids)
         for frame_id in frame_ids:
             self._held.pop(frame_id, None)
 
-    def restore(
-        self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
-    ) -> None:
-        """Hold the images and poses of a saved map; features are computed when first needed.
-
-        :raises FrameError: an image cannot be used.
-        :raises ModelError: the images do not fit into ``memory.max_host_mib``.
-        """
-        self.reset()
-        for known in keyframes:
-            self._features.hold_image(known.frame_id, self._pixels(known.image)[0])
-            self._held[known.frame_id] = _HeldView(known.T_world_camera, None, confirmed=True)
+    def _place(self, frame_id: int, T_world_camera: np.ndarray) -> None:
+        self._held[frame_id] = _HeldView(T_world_camera, None, confirmed=True)
 
     def reset(self) -> None:
         """Drop all frames."""
         super().reset()
         self._held.clear()
         self._usual.clear()
-
-    def _encoded(self, images: torch.Tensor) -> tuple[FrameFeatures, torch.Tensor]:
-        features = self._network.encode(images)
-        return features, features.descriptor[0]
-
-    def _joined(self, chosen: Sequence[int], own: FrameFeatures) -> FrameFeatures:
-        """Return the features of the context frames and of the new one, computing missing ones."""
-        self._features.check_room_for(len(chosen))
-        full = [i for i in chosen if self._features.in_full(i)]
-        self._features.entries(full)  # from now on they are the last to be moved out
-        for frame_id in chosen:
-            if frame_id not in full:
-                pixels = self._features.image(frame_id)
-                self._features.keep(frame_id, self._network.encode(self._tensor(pixels)))
-        context = self._features.entries(chosen)
-        if context:
-            own.check_size(context[0])
-        return FrameFeatures.join([*context, own])
 
     def _units(self, seen: _Pass) -> np.ndarray | None:
         """Return (N,) lengths of the pass's unit at the context frames, in map units.

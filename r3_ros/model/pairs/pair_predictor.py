@@ -7,7 +7,6 @@ context frame: the time of a step grows with the context (``stream.*``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 import math
 
 import numpy as np
@@ -19,28 +18,25 @@ from ...core.datatypes import (
     Edge,
     Frame,
     FramePrediction,
-    KnownKeyframe,
     ModelInfo,
-    SparseLandmarks,
 )
 from ...core.errors import FrameError
 from ...core.unit_scale import DepthGrid
-from ..cache.frame_memory import CacheBudget, FrameMemory
+from ..cache.frame_memory import CacheBudget
 from ..device_errors import device_errors
-from ..multi_view import FrameFeatures
-from ..network_predictor import finite_depth, NetworkPredictor
+from ..feature_predictor import FeaturePredictor
+from ..network_predictor import finite_depth
 from .croco import CrocoNetwork, PointNetwork, PoseNetwork
 from .point_pairs import relate_points
 from .pose_pairs import PairWorld, relate_poses
 
 
-class PairPredictor(NetworkPredictor[FrameFeatures]):
+class PairPredictor(FeaturePredictor):
     """Relative poses, and depth if the network has it, by a network of image pairs.
 
     The unit of DUSt3R is about the distance of the first scene, that of MASt3R about a metre, that
-    of Reloc3r the first step of the camera. Until :meth:`forget`, a frame is held by its encoded
-    image, 3 MiB at 512 x 384, or by its image, which is encoded again when needed; and by its
-    depth at every fourth row and column.
+    of Reloc3r the first step of the camera. The features of a frame take 3 MiB at 512 x 384; its
+    depth is held too, at every fourth row and column.
 
     :ivar confidence_reference: the scores of point maps are shares of points that agree.
     """
@@ -60,13 +56,9 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
 
         :param recomputed_per_frame: images encoded again for one new frame at most.
         """
-        memory = FrameMemory[FrameFeatures](budget)
-        geometry = partial(network.geometry, image_size=config.image_size)
-        super().__init__(network, info, config, memory, device, geometry)
+        super().__init__(network, info, config, budget, device)
         self.descriptor_size = network.config.encoder_width
         self._network = network
-        self._features = memory
-        self._with_depth = config.depth
         self._encoded_per_frame = recomputed_per_frame
         self._depths: dict[int, DepthGrid] = {}
         self._world = PairWorld()
@@ -82,7 +74,7 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
         """
         described = self._taken(frame)
         geometry, new = described.geometry, described.features
-        context = self._context(context_ids, new)
+        context = self._context(context_ids, new, self._encoded_per_frame)
         known = None if frame.intrinsics is None else geometry.to_network(frame.intrinsics)
         edges: Sequence[Edge]
         depths: tuple[DepthMap, ...] = ()
@@ -129,49 +121,16 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Drop these frames."""
         frame_ids = tuple(frame_ids)
-        self._features.forget(frame_ids)
+        super().forget(frame_ids)
         self._world.forget(frame_ids)
         for frame_id in frame_ids:
             self._depths.pop(frame_id, None)
 
-    def restore(
-        self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
-    ) -> None:
-        """Hold the images of a saved map; they are encoded when first needed.
-
-        :raises FrameError: an image cannot be used.
-        :raises ModelError: the images do not fit into ``memory.max_host_mib``.
-        """
-        self.reset()
-        for known in keyframes:
-            self._features.hold_image(known.frame_id, self._pixels(known.image)[0])
-            self._world.place(known.frame_id, known.T_world_camera)
+    def _place(self, frame_id: int, T_world_camera: np.ndarray) -> None:
+        self._world.place(frame_id, T_world_camera)
 
     def reset(self) -> None:
         """Drop all frames."""
         super().reset()
         self._depths = {}
         self._world = PairWorld()
-
-    def _encoded(self, images: torch.Tensor) -> tuple[FrameFeatures, torch.Tensor]:
-        features = self._network.encode(images)
-        return features, features.descriptor[0]
-
-    def _context(self, frame_ids: Sequence[int], new: FrameFeatures) -> dict[int, FrameFeatures]:
-        """Return the encoded context frames, after encoding some of which only images are held.
-
-        :raises FrameError: they are of another size than the new frame.
-        """
-        missing = [i for i in frame_ids if not self._features.in_full(i)]
-        encoded = missing[: self._encoded_per_frame]
-        full = [i for i in frame_ids if i in encoded or i not in missing]
-        self._features.check_room_for(len(full))
-        # From now on they are the last to be moved out.
-        self._features.entries([i for i in full if i not in encoded])
-        for frame_id in encoded:
-            pixels = self._features.image(frame_id)
-            self._features.keep(frame_id, self._encoded(self._tensor(pixels))[0])
-        context = dict(zip(full, self._features.entries(full), strict=True))
-        for held in context.values():
-            new.check_size(held)
-        return context
