@@ -193,7 +193,7 @@ def test_every_golden_file_passes(capsys):
     streams = {'pose-resolution', 'scale', 'stream-trace'} & names
     assert verdicts == dict.fromkeys(names - streams, 'pass') | dict.fromkeys(streams, 'not')
     assert lines[-1].startswith(f'{len(names) - len(streams)} passed, 0 failed')
-    assert max(map(len, lines)) <= 140
+    assert max(map(len, lines)) <= 120
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 import math
 from pathlib import Path
 import sys
@@ -21,6 +21,11 @@ EXIT_FAILED, EXIT_ERROR = 1, 2
 _CELL = 9
 #: Narrowest and widest column of names; a longer name moves its own line alone.
 _NAME_WIDTHS = 20, 24
+#: Columns for the files of some networks alone, by the beginnings of their names.
+_OF_SOME = {
+    Quantity.POINTS: ('vggt', 'lingbot'),
+    Quantity.VECTORS: ('dust3r', 'mast3r', 'reloc3r'),
+}
 #: Arrays that are named below the line of a file that failed.
 _NAMED = 6
 
@@ -69,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     paths = golden_files(args.folder, args.only)
     runner = Runner(args.weights or args.folder, args.precision, args.device)
-    table = _Table([short_name(path) for path in paths], runner.bounds)
+    table = _Table(paths, runner.bounds)
     covered = [path for path in paths if is_covered(path)]
     begin = time.perf_counter()
     failed = 0
@@ -91,17 +96,20 @@ def _run(args: argparse.Namespace) -> int:
 class _Table:
     """Results in columns: name, verdict, seconds, then the worst of each quantity."""
 
-    def __init__(self, names: Iterable[str], bounds: dict[Quantity, Bound]) -> None:
+    def __init__(self, paths: Sequence[Path], bounds: dict[Quantity, Bound]) -> None:
         lowest, highest = _NAME_WIDTHS
+        names = [short_name(path) for path in paths]
         self._name = min(highest, max([lowest, *map(len, names)]))
         self._bounds = bounds
+        absent = {q for q, of in _OF_SOME.items() if not any(n.startswith(of) for n in names)}
+        self._quantities = [quantity for quantity in Quantity if quantity not in absent]
 
     def header(self) -> str:
         """Return the headings and bounds of the columns."""
-        bounds = [self._bounds[quantity] for quantity in Quantity]
+        bounds = [self._bounds[quantity] for quantity in self._quantities]
         lines = [
-            self._row('', '', '', [quantity.value for quantity in Quantity]),
-            self._row('', '', 'in', [MEASURES[quantity].value for quantity in Quantity]),
+            self._row('', '', '', [quantity.value for quantity in self._quantities]),
+            self._row('', '', 'in', [MEASURES[quantity].value for quantity in self._quantities]),
             self._row('', '', 'allowed', [_number(bound.worst) for bound in bounds]),
         ]
         if any(math.isfinite(bound.rms) for bound in bounds):
@@ -114,7 +122,7 @@ class _Table:
         if result.problem is not None:
             return f'{result.name:<{self._name}} FAIL  {result.problem}'
         verdict = 'pass' if result.passed else 'FAIL'
-        cells = [_cell(result, quantity) for quantity in Quantity]
+        cells = [_cell(result, quantity) for quantity in self._quantities]
         return self._row(result.name, verdict, f'{result.seconds:.1f} s', cells)
 
     def not_covered(self, name: str) -> str:
