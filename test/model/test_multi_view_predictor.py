@@ -297,6 +297,8 @@ def test_weights_by_the_name_of_the_model(tmp_path, monkeypatch):
     config = ModelConfig(name='da3_small', image_size=112)
     with pytest.raises(ModelError, match='r3 weights get da3.small'):
         load_streaming(config, MemoryConfig())
+    with pytest.raises(ModelError, match=r'weights vggt are not.* or fetch vggt_commercial'):
+        load_streaming(ModelConfig(name='vggt'), MemoryConfig())
     save_network(lively('da3-small'), local_path(model_weights('da3_small')[0]))
     predictor = load_streaming(config, MemoryConfig())
     prediction = predictor.predict(frame(0), [])

@@ -149,6 +149,22 @@ def test_a_frame_with_an_unusable_field_of_view_leaves_nothing_behind(
     assert len(predictor._fovs) == len(predictor._depths) == len(predictor._features) == 2
 
 
+@pytest.mark.parametrize('kind', [ScriptedPoints, ScriptedPoses])
+def test_pairs_that_are_not_finite_are_left_out_and_a_frame_of_them_alone_is_refused(
+    kind: type,
+) -> None:
+    predictor = pair_predictor(kind(PairScript(_LOOP)))
+    _steps(predictor, 0, 1, 2)
+    predictor._network.script.not_finite = {0, 5}
+    shown = [replace(frame, frame_id=n) for n, frame in enumerate(frames(6))]
+    edges = predictor.predict(shown[3], [0, 1, 2]).edges
+    assert [edge.source_id for edge in edges] == [1, 2]
+    for number, context in ((4, [0]), (5, [1, 2])):
+        with pytest.raises(FrameError, match='not finite'):
+            predictor.predict(shown[number], context)
+    assert len(predictor._features) == 4
+
+
 def test_a_forgotten_frame_leaves_nothing_behind() -> None:
     predictor = pair_predictor(ScriptedPoints(PairScript(_LOOP)))
     _steps(predictor, 0, 1, 2)

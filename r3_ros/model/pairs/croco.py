@@ -18,7 +18,17 @@ from ...core.errors import FrameError
 from ...core.resize_geometry import Geometry
 from ...input.network_input import r3_geometry
 from ..backbone import PatchEmbedding
-from ..layers import Attention, Block, EPSILON_BLOCK, LayerNorm, Mlp, rotate, Rotation, rotations
+from ..layers import (
+    Attention,
+    Block,
+    EPSILON_BLOCK,
+    LayerNorm,
+    Linear,
+    Mlp,
+    rotate,
+    Rotation,
+    rotations,
+)
 from ..multi_view import FrameFeatures
 from ..variants import CrocoConfig, HEAD_CHANNELS, PairOutput
 from .heads import LinearHead, PairDescriptorHead, PairPointHead, PATCH, PointMap, PoseHead
@@ -32,8 +42,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.projq, self.projk, self.projv = (nn.Linear(width, width) for _ in range(3))
-        self.proj = nn.Linear(width, width)
+        self.projq, self.projk, self.projv = (Linear(width, width) for _ in range(3))
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, other: Tensor, of_x: Rotation, of_other: Rotation) -> Tensor:
         """Map (N, P, C) to (N, P, C)."""
@@ -88,7 +98,7 @@ class CrocoNetwork(nn.Module):
             Block(E, E // HEAD_CHANNELS, layer_scale=False) for _ in range(config.encoder_depth)
         )
         self.enc_norm = LayerNorm(E, eps=EPSILON_BLOCK)
-        self.decoder_embed = nn.Linear(E, C)
+        self.decoder_embed = Linear(E, C)
         self.dec_blocks = nn.ModuleList(DecoderBlock(C) for _ in range(config.decoder_depth))
         self.dec_blocks2: nn.ModuleList | None = None
         if two_decoders:
