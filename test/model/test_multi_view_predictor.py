@@ -135,6 +135,15 @@ def test_a_frame_of_a_wrong_pass_is_put_where_the_next_pass_has_it():
     assert min(edge.confidence_translation for edge in prediction.edges) > 0.5
 
 
+def test_a_good_pass_confirms_only_frames_that_fit_in_it():
+    predictor = predictor_for(ScriptedViews(ViewScript(room_walk(9), strangers={1})))
+    refined = []
+    for n, image in enumerate(numbered_frames(9)):
+        refined += predictor.predict(replace(image, frame_id=n), range(n)).refined
+    assert [n for n, held in predictor._held.items() if not held.confirmed] == [1]
+    assert {(edge.source_id, edge.target_id) for edge in refined} == {(0, 2), (0, 3), (0, 4)}
+
+
 def test_a_network_that_understands_nothing_is_never_believed():
     """What it says of two images is the same in every pass, so that its poses agree."""
     script = ViewScript(room_walk(40))
