@@ -62,6 +62,7 @@ class NetworkPredictor(ABC, Generic[FeaturesT]):
     """
 
     has_pose_token = False
+    start_advice = 'move slowly, so that images overlap, and try `r3 weights check` on the weights'
 
     def __init__(
         self,
