@@ -168,7 +168,7 @@ def test_memory_is_bounded_and_what_was_dropped_is_encoded_again():
         predictor.predict(frames[n], [0, n - 1] if n > 1 else range(n))
     assert network.encoded == list(range(12)) and predictor.capacity == 12
     predictor.predict(frames[12], [3, 4])
-    assert network.encoded[12:] == [12, 3, 4]
+    assert network.encoded[12:] == [12, 4, 3]
     assert len(predictor._features._on_device) <= 4
     with pytest.raises(ModelError, match='context frames and the new one'):
         few = predictor_for(network, budget, context_frames=5)

@@ -193,6 +193,16 @@ def test_frames_of_a_saved_map_are_encoded_when_needed_and_give_the_place() -> N
         np.testing.assert_allclose(ratios, ratios[0], rtol=1e-2)  # one unit
 
 
+def test_of_frames_to_be_encoded_again_the_newest_come_first() -> None:
+    network = ScriptedPoints(PairScript(_LOOP))
+    predictor = pair_predictor(network, recomputed_per_frame=1)
+    shown = [replace(frame, frame_id=n) for n, frame in enumerate(frames(5))]
+    for frame in shown[:3]:
+        predictor._features.hold_image(frame.frame_id, predictor._pixels(frame.image)[0])
+    edges = [predictor.predict(shown[n], [0, 1, 2]).edges for n in (3, 4)]
+    assert [[edge.source_id for edge in found] for found in edges] == [[2], [1, 2]]
+
+
 def test_a_straight_path_has_no_length_and_the_edge_says_so() -> None:
     network = ScriptedPoses(PairScript(straight()))
     predictions = _steps(pair_predictor(network), 0, 1, 2, 3)

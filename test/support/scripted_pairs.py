@@ -154,9 +154,9 @@ class ScriptedPoses(_Scripted, PoseNetwork):
 
 
 def pair_predictor(
-    network: ScriptedPoints | ScriptedPoses, config: ModelConfig | None = None, mib: int = 64
+    network: ScriptedPoints | ScriptedPoses, config: ModelConfig | None = None, **options: int
 ) -> PairPredictor:
     """Return the predictor around a scripted network, for images of 64 x 48 pixels."""
     config = replace(config or ModelConfig(), image_size=SIZE[1])
-    budget = CacheBudget(mib << 20, mib << 20)
-    return PairPredictor(network, ModelInfo('scripted'), config, budget, torch.device('cpu'))
+    budget, device = CacheBudget(64 << 20, 64 << 20), torch.device('cpu')
+    return PairPredictor(network, ModelInfo('scripted'), config, budget, device, **options)
