@@ -32,7 +32,7 @@ from .cache.frame_memory import CacheBudget
 from .device_errors import device_errors
 from .feature_predictor import FeaturePredictor
 from .multi_view import FrameFeatures, MultiViewNetwork, Views
-from .network_predictor import finite_depth, NO_POSE, NOT_FINITE
+from .network_predictor import finite, finite_depth, NO_POSE, NOT_FINITE
 from .view_agreement import agreement, overlap_factors, STRIDE
 
 #: Score of an edge whose pass agrees well with itself and with what is held.
@@ -229,9 +229,9 @@ class MultiViewPredictor(FeaturePredictor):
         """
         best = max(edges, key=lambda edge: edge.scores, default=None)
         confirmed = best is not None and best.scores[0] >= least_score
-        T_world, refined, doubted = inverse(seen.T[-1]) @ seen.T, [], []
+        T_world, refined = inverse(seen.T[-1]) @ seen.T, []
         if best is not None:
-            root = len(seen.ids) - 1
+            root, doubted = len(seen.ids) - 1, []
             if confirmed:
                 root = seen.ids.index(best.source_id)
                 fitting = np.flatnonzero(fits >= _GOOD_SCORE * _STARTING).tolist()
@@ -240,12 +240,12 @@ class MultiViewPredictor(FeaturePredictor):
                 root = doubted[0]  # of a start: the others follow from it
             T_root = self._held[seen.ids[root]].T_world_camera
             T_world = T_root @ inverse(seen.T[root]) @ seen.T
-        for row in doubted:
-            i, first = seen.ids[row], doubted[0]
-            self._held[i] = replace(self._held[i], T_world_camera=T_world[row], confirmed=True)
-            if row != first:
-                T, score = inverse(seen.T[first]) @ seen.T[row], float(min(fits[[first, row]]))
-                refined.append(Edge(seen.ids[first], i, T, score, score, best.evidence))
+            for row in doubted:
+                i, first = seen.ids[row], doubted[0]
+                self._held[i] = replace(self._held[i], T_world_camera=T_world[row], confirmed=True)
+                if row != first:
+                    T, score = inverse(seen.T[first]) @ seen.T[row], float(min(fits[[first, row]]))
+                    refined.append(Edge(seen.ids[first], i, T, score, score, best.evidence))
         grid = seen.grid(len(seen.ids))
         self._held[frame_id] = _HeldView(T_world[-1], grid, confirmed)
         if confirmed:
@@ -275,7 +275,7 @@ def _on_host(views: Views, chosen: Sequence[int]) -> _Pass:
     """
     maps = torch.stack([views.depth, views.confidence])[..., ::STRIDE, ::STRIDE].cpu().numpy()
     T, fov = views.T_world_camera.double().cpu().numpy(), views.fov[-1].double().cpu().numpy()
-    depth, confidence = np.where(np.isfinite(maps), maps, [[[[np.nan]]], [[[1.0]]]])
+    depth, confidence = finite(maps)
     seen, posed = np.isfinite(depth).any(axis=(1, 2)), np.isfinite(T).all(axis=(1, 2))
     if not (seen[-1] and np.isfinite(fov).all()):
         raise FrameError(NOT_FINITE)
