@@ -208,7 +208,7 @@ def loss_warnings(records: Sequence[FrameRecord], start_advice: str = '') -> lis
 
 def _nothing_tracked(last: FrameRecord, start_advice: str) -> str:
     reason, advice = reason_and_advice(last)
-    said = f'nothing was tracked: {last.state.value}, {reason}'
+    said = f'nothing was tracked, so the poses are no estimates: {last.state.value}, {reason}'
     if start_advice:
         advice = '' if start_advice in reason else start_advice
     return f'{said}. {advice[:1].upper()}{advice[1:]}' if advice else said
