@@ -168,6 +168,7 @@ class TruePredictor:
     error_model = ErrorModel()
     descriptor_size = SIZE
     has_pose_token = False
+    start_advice = ''
 
     def __init__(self, walk: Walk, seed: int) -> None:
         """Take the walk; ``seed`` of the noise."""

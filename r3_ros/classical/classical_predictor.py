@@ -58,6 +58,7 @@ class ClassicalPredictor:
     confidence_reference: float = REFERENCE
     descriptor_size: int = describe.SIZE
     has_pose_token: bool = False
+    start_advice: str = 'move the camera sideways, with texture in view'
     error_model = ErrorModel.read(Path(__file__).with_name('error_model.json'))
 
     def __init__(self, config: ClassicalConfig, with_depth: bool = True):

@@ -150,13 +150,10 @@ def _worlds(args: argparse.Namespace) -> Iterator[PosedSequence]:
     """Return streams of held-out seeds, then of held-out kinds."""
     import torch
 
-    from ..core.parameter_fields import updated
     from ..learning.training.held_out import GROUPS, held_out_stream
-    from ..learning.training.training_settings import load_settings, TrainingSettings
+    from ..learning.training.training_settings import load_settings
 
-    changes = {'seed': args.seed}
-    default = updated(TrainingSettings(), changes)
-    settings = load_settings(args.training, changes) if args.training else default
+    settings = load_settings(args.training, {'seed': args.seed})
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     for split in GROUPS:
         for number in range(args.worlds):

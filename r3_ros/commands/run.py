@@ -319,11 +319,6 @@ def _print_result(output: Path, result: RunResult, evaluation: dict[str, Any] | 
     if result.interrupted:
         print('PARTIAL: interrupted before the end of the recording')
     print(summary_text(summary))
-    if not frames['tracked']:
-        print(
-            f'nothing was tracked: {result.records[-1].state.value}, '
-            f'{result.records[-1].reason}. Initialisation needs texture and sideways motion'
-        )
     if result.intrinsics_estimated and result.intrinsics is not None:
         verb = 'estimated' if frames['tracked'] else 'guessed'
         print(f'no calibration: focal length {verb} as {result.intrinsics.fx:.1f} pixels')

@@ -182,13 +182,10 @@ def _beginning(
 
 
 def _settings(args: argparse.Namespace, defaults: dict[str, Any]) -> TrainingSettings:
-    from ..core.parameter_fields import load_config, updated
-    from ..learning.training.training_settings import TrainingSettings
+    from ..learning.training.training_settings import load_settings, TrainingSettings
 
-    settings = updated(TrainingSettings(), defaults)
-    if args.config:
-        settings = load_config(args.config, settings)
-    return updated(settings, parsed_settings(args.set, TrainingSettings()))
+    changes = parsed_settings(args.set, TrainingSettings())
+    return load_settings(args.config, changes, defaults)
 
 
 def _model_name(variant: str) -> str:

@@ -47,6 +47,9 @@ class Predictor(Protocol):
     #: Whether predictions have a pose token.
     has_pose_token: bool
 
+    #: What helps while nothing is tracked yet, as a request without a full stop.
+    start_advice: str
+
     @property
     def capacity(self) -> int | None:
         """Frames that can be held; None: no limit, or not known before the first frame."""

@@ -69,11 +69,12 @@ class FeaturePredictor(NetworkPredictor[FrameFeatures]):
     ) -> dict[int, FrameFeatures]:
         """Return the features of context frames, in this order, after computing missing ones.
 
-        :param most: compute so many at most; the other frames are left out.
+        :param most: compute so many at most, the newest, which the next frames need too; the
+            other frames are left out.
         :raises FrameError: they are of another size than the new frame.
         """
         missing = [i for i in frame_ids if not self._features.in_full(i)]
-        encoded = missing[:most]
+        encoded = missing[::-1][:most]
         full = [i for i in frame_ids if i in encoded or i not in missing]
         self._features.check_room_for(len(full))
         # From now on they are the last to be moved out.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 import json
 import os
@@ -112,7 +111,7 @@ def load_metric(config: ModelConfig) -> MetricPredictor:
     """
     device = choose_device(config.device)
     dtype = DTYPES[choose_precision(config.precision, device)]
-    path = _found_weights([METRIC_WEIGHTS], "scale.source 'model' takes its scale from them")
+    path = _found_weights(METRIC_WEIGHTS, "scale.source 'model' takes its scale from them")
     variant = CATALOGUE[METRIC_WEIGHTS].variant
     network = load_network(path, variant=variant, dtype=dtype, device=device).network
     assert isinstance(network, MetricNetwork)
@@ -178,11 +177,13 @@ def choose_precision(name: str, device: torch.device) -> str:
 def _weights_path(config: ModelConfig) -> Path:
     if config.checkpoint:
         return Path(os.path.expanduser(config.checkpoint))
-    return _found_weights(model_weights(config.name), 'or name a file with model.checkpoint')
+    return _found_weights(config.name, 'or name a file with model.checkpoint')
 
 
-def _found_weights(names: Sequence[str], hint: str) -> Path:
+def _found_weights(name: str, hint: str) -> Path:
+    names = model_weights(name)
     path = next(filter(None, map(find_weights, names)), None)
     if path is None:
-        raise ModelError(f'{missing_message(names[0])}; {hint}')
+        others = [f'or fetch {other}, which serve {name} too' for other in names if other != name]
+        raise ModelError('; '.join([missing_message(name), *others, hint]))
     return path

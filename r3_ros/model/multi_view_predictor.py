@@ -32,13 +32,13 @@ from .cache.frame_memory import CacheBudget
 from .device_errors import device_errors
 from .feature_predictor import FeaturePredictor
 from .multi_view import FrameFeatures, MultiViewNetwork, Views
-from .network_predictor import finite_depth, NO_POSE, NOT_FINITE
+from .network_predictor import finite, finite_depth, NO_POSE, NOT_FINITE
 from .view_agreement import agreement, overlap_factors, STRIDE
 
 #: Score of an edge whose pass agrees well with itself and with what is held.
 _GOOD_SCORE = 0.75
-#: Shares of this score from which a pass confirms the poses of its frames: at a start, and where
-#: the newest context frame is confirmed. Of the latter the gate is the judge.
+#: Shares of this score from which a pass confirms the poses of its frames: at a start, and that of
+#: the new one where the newest context frame is confirmed. Of the latter the gate is the judge.
 _STARTING = 0.5
 _CONTINUING = 0.03
 #: Frames in the usual confidence of depth.
@@ -127,13 +127,14 @@ class MultiViewPredictor(FeaturePredictor):
         units = self._units(seen)
         unit = 1.0 if units is None else float(np.exp(np.median(np.log(units))))
         seen = seen.scaled(unit)
+        fits = self._fits(seen, intrinsics)
         edges: tuple[Edge, ...] = ()
         if units is not None:
-            edges = self._edges(frame.frame_id, seen, units / unit, intrinsics)
+            edges = self._edges(frame.frame_id, seen, units / unit, fits)
         # With nothing confirmed to continue from, no pose can be judged yet.
         starting = bool(seen.ids) and not self._held[seen.ids[-1]].confirmed
         least = _GOOD_SCORE * (_STARTING if starting else _CONTINUING)
-        refined = self._hold(frame.frame_id, seen, edges, least)
+        refined = self._hold(frame.frame_id, seen, edges, fits, least)
         depths: tuple[DepthMap, ...] = ()
         if self._with_depth and depth:
             maps = torch.stack([views.depth[-1] * unit, views.confidence[-1]]).cpu().numpy()
@@ -187,50 +188,64 @@ class MultiViewPredictor(FeaturePredictor):
         return units
 
     def _edges(
-        self, frame_id: int, seen: _Pass, units: np.ndarray, intrinsics: Intrinsics
+        self, frame_id: int, seen: _Pass, units: np.ndarray, fits: np.ndarray
     ) -> tuple[Edge, ...]:
         """Return the edges ``T_i_frame`` of a pass in map units.
 
         :param units: (N,) factors on its unit at the context frames, 1 where it holds.
+        :param fits: see :meth:`_fits`.
         """
         T_held = np.stack([self._held[i].T_world_camera for i in seen.ids])
         agreed = agreement(T_held, seen.T[:-1], units, float(np.nanmedian(seen.depth[-1])))
-        overlap = overlap_factors(seen.T, seen.depth, intrinsics, len(seen.ids))[:-1]
-        scores = self._clarity(seen) * agreed.factors * overlap
+        scores = agreed.factors * fits
         T_context_frame = inverse(seen.T[:-1]) @ seen.T[-1]
         return tuple(
             Edge(i, frame_id, T, float(score), float(score), agreed.evidence)
             for i, T, score in zip(seen.ids, T_context_frame, scores, strict=True)
         )
 
-    def _clarity(self, seen: _Pass) -> float:
-        """Return the network's confidence in the depth of the frame over the usual one, to 1."""
+    def _fits(self, seen: _Pass, intrinsics: Intrinsics) -> np.ndarray:
+        """Return (N,) how well this pass fits the new frame to each context frame, 0 to 1.
+
+        By the network's confidence in the depth of the new frame, over the usual one, and by the
+        surfaces that both see.
+        """
         own = float(np.median(seen.confidence[-1])) - 1.0
         usual = float(np.median(self._usual)) if self._usual else own
-        return min(1.0, own / usual) if usual > 0.0 else 1.0
+        clarity = min(1.0, own / usual) if usual > 0.0 else 1.0
+        return clarity * overlap_factors(seen.T, seen.depth, intrinsics, len(seen.ids))[:-1]
 
     def _hold(
-        self, frame_id: int, seen: _Pass, edges: Sequence[Edge], least_score: float
+        self,
+        frame_id: int,
+        seen: _Pass,
+        edges: Sequence[Edge],
+        fits: np.ndarray,
+        least_score: float,
     ) -> tuple[Edge, ...]:
-        """Hold the new frame; return edges to frames that this pass is the first to confirm."""
+        """Hold the new frame; return edges to frames that this pass is the first to confirm.
+
+        Of the doubted frames it confirms those that fit the new one.
+        """
         best = max(edges, key=lambda edge: edge.scores, default=None)
         confirmed = best is not None and best.scores[0] >= least_score
         T_world, refined = inverse(seen.T[-1]) @ seen.T, []
         if best is not None:
-            doubted = [i for i in seen.ids if not self._held[i].confirmed]
-            first = doubted[0] if doubted else -1
-            root = best.source_id if confirmed else seen.ids[-1]
-            if confirmed and root in doubted:
-                root = first  # of a start: the others follow from it
-            T_root = seen.T[seen.ids.index(root)]
-            T_world = self._held[root].T_world_camera @ inverse(T_root) @ seen.T
-            for i in doubted if confirmed else ():
-                row = seen.ids.index(i)
-                T = T_world[row]
-                self._held[i] = replace(self._held[i], T_world_camera=T, confirmed=True)
-                if i != first:
-                    T = inverse(seen.T[seen.ids.index(first)]) @ seen.T[row]
-                    refined.append(replace(best, source_id=first, target_id=i, T_source_target=T))
+            root, doubted = len(seen.ids) - 1, []
+            if confirmed:
+                root = seen.ids.index(best.source_id)
+                fitting = np.flatnonzero(fits >= _GOOD_SCORE * _STARTING).tolist()
+                doubted = [row for row in fitting if not self._held[seen.ids[row]].confirmed]
+            if root in doubted:
+                root = doubted[0]  # of a start: the others follow from it
+            T_root = self._held[seen.ids[root]].T_world_camera
+            T_world = T_root @ inverse(seen.T[root]) @ seen.T
+            for row in doubted:
+                i, first = seen.ids[row], doubted[0]
+                self._held[i] = replace(self._held[i], T_world_camera=T_world[row], confirmed=True)
+                if row != first:
+                    T, score = inverse(seen.T[first]) @ seen.T[row], float(min(fits[[first, row]]))
+                    refined.append(Edge(seen.ids[first], i, T, score, score, best.evidence))
         grid = seen.grid(len(seen.ids))
         self._held[frame_id] = _HeldView(T_world[-1], grid, confirmed)
         if confirmed:
@@ -260,7 +275,7 @@ def _on_host(views: Views, chosen: Sequence[int]) -> _Pass:
     """
     maps = torch.stack([views.depth, views.confidence])[..., ::STRIDE, ::STRIDE].cpu().numpy()
     T, fov = views.T_world_camera.double().cpu().numpy(), views.fov[-1].double().cpu().numpy()
-    depth, confidence = np.where(np.isfinite(maps), maps, [[[[np.nan]]], [[[1.0]]]])
+    depth, confidence = finite(maps)
     seen, posed = np.isfinite(depth).any(axis=(1, 2)), np.isfinite(T).all(axis=(1, 2))
     if not (seen[-1] and np.isfinite(fov).all()):
         raise FrameError(NOT_FINITE)

@@ -383,23 +383,29 @@ class MetricNetwork(_Network):
         return MonoDepth(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def normalised(images: Tensor, dimensions: int) -> Tensor:
-    """Return float32 images normalised by ImageNet's mean and deviation; see the module.
+def normalised(
+    images: Tensor,
+    dimensions: int,
+    patch: int = PATCH,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Tensor:
+    """Return float32 images normalised by a mean and a deviation of each colour; see the module.
 
     :raises FrameError: wrong shape or type.
     """
     shape = tuple(images.shape)
-    if images.ndim != dimensions or shape[-3] != 3 or shape[-2] % PATCH or shape[-1] % PATCH:
+    if images.ndim != dimensions or shape[-3] != 3 or shape[-2] % patch or shape[-1] % patch:
         wanted = '(B, S, 3, H, W)' if dimensions == 5 else '(N, 3, H, W)'
         raise FrameError(
-            f'images must be {wanted} with sides that are multiples of {PATCH}, got {shape}'
+            f'images must be {wanted} with sides that are multiples of {patch}, got {shape}'
         )
     if 0 in shape:
         raise FrameError(f'there is no image in a tensor of shape {shape}')
     if images.dtype == torch.uint8:
-        gain, offset = _imagenet(images.device, 1 / 255)
+        gain, offset = _gain_and_offset(mean, std, images.device, 1 / 255)
     elif images.dtype.is_floating_point:
-        gain, offset = _imagenet(images.device, 1.0)
+        gain, offset = _gain_and_offset(mean, std, images.device, 1.0)
     else:
         raise FrameError(
             f'images must be uint8 (0 to 255) or floating point (0 to 1), got {images.dtype}'
@@ -409,9 +415,11 @@ def normalised(images: Tensor, dimensions: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _imagenet(device: torch.device, unit: float) -> tuple[Tensor, Tensor]:
+def _gain_and_offset(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, unit: float
+) -> tuple[Tensor, Tensor]:
     """Return gain and offset (3, 1, 1) that normalise images in which ``1 / unit`` is white."""
     with torch.inference_mode(False):
-        mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64, device=device).reshape(3, 1, 1)
-        std = torch.tensor(IMAGENET_STD, dtype=torch.float64, device=device).reshape(3, 1, 1)
-        return (unit / std).float(), (-mean / std).float()
+        of_colours = torch.tensor([mean, std], dtype=torch.float64, device=device)
+        means, stds = of_colours[..., None, None]
+        return (unit / stds).float(), (-means / stds).float()

@@ -62,6 +62,7 @@ class NetworkPredictor(ABC, Generic[FeaturesT]):
     """
 
     has_pose_token = False
+    start_advice = 'move slowly, so that images overlap, and try `r3 weights check` on the weights'
 
     def __init__(
         self,
@@ -217,8 +218,16 @@ class NetworkPredictor(ABC, Generic[FeaturesT]):
 def finite_depth(
     frame_id: int, maps: np.ndarray, pixels: np.ndarray, intrinsics: Intrinsics
 ) -> DepthMap:
-    """Return the depth map of (2, h, w) depth and confidence, NaN where either is not finite."""
+    """Return the depth map of (2, h, w) depth and confidence; see :func:`finite`."""
+    return DepthMap(frame_id, *finite(maps), pixels, intrinsics)
+
+
+def finite(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return depth and confidence (..., h, w) of both in one array, changed in place.
+
+    NaN, with confidence 1, where either is not finite.
+    """
     depth, confidence = maps
     bad = ~np.isfinite(maps).all(axis=0)
     depth[bad], confidence[bad] = np.nan, 1.0
-    return DepthMap(frame_id, depth, confidence, pixels, intrinsics)
+    return depth, confidence

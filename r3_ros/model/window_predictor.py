@@ -16,7 +16,7 @@ from ..core.predictor import WindowPrediction
 from ..input.network_input import intrinsics_from_fov
 from .multi_view import MultiViewNetwork, Views
 from .network import PairNetwork, Prediction
-from .network_predictor import NOT_FINITE
+from .network_predictor import finite, NOT_FINITE
 from .r3_predictor import geometry_rule
 from .view_agreement import overlap_factors, STRIDE
 
@@ -115,14 +115,15 @@ def _on_host(prediction: Prediction) -> WindowPrediction:
     relative[predicted, 3:] = numbers[predicted, 3:7] / lengths[predicted, None]
     depth = confidence = None
     if prediction.depth is not None and prediction.confidence is not None:
-        depth, confidence = _finite(prediction.depth[0], prediction.confidence[0])
+        maps = torch.stack([prediction.depth[0], prediction.confidence[0]])
+        depth, confidence = finite(maps.cpu().numpy())
     return WindowPrediction(relative, numbers[..., 7:], predicted, fov, depth, confidence)
 
 
 def _of_views(views: Views, with_depth: bool) -> WindowPrediction:
     """Return the relations of frames whose surfaces fit, as confident as they fit well."""
     T, fov = (values.double().cpu().numpy() for values in (views.T_world_camera, views.fov))
-    depth, confidence = _finite(views.depth, views.confidence)
+    depth, confidence = finite(torch.stack([views.depth, views.confidence]).cpu().numpy())
     S, height, width = depth.shape
     if not np.isfinite(fov).all():
         raise ModelError(NOT_FINITE)
@@ -140,11 +141,3 @@ def _of_views(views: Views, with_depth: bool) -> WindowPrediction:
     logits = np.repeat(np.log(np.expm1(scores))[..., None], 2, axis=-1)  # the softplus inverted
     maps = (depth, confidence) if with_depth else ()
     return WindowPrediction(relative, logits, related, fov, *maps)
-
-
-def _finite(depth: torch.Tensor, confidence: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return (S, h, w) maps on the host: NaN, with confidence 1, where either is not finite."""
-    maps: np.ndarray = torch.stack([depth, confidence]).cpu().numpy()
-    bad = ~np.isfinite(maps).all(axis=0)
-    maps[0][bad], maps[1][bad] = np.nan, 1.0
-    return maps[0], maps[1]

@@ -34,7 +34,7 @@ _HELP = (
     ('the camera has sent', 'Check the driver, the cable and the bandwidth of the camera.'),
     ('looking for the place', 'Begin in view of a place of the map, seen from a similar side.'),
     ('not related', 'Add images that overlap: each should share half of its view with others.'),
-    ('no geometry yet', 'Begin with texture in view, and move sideways: turning is not enough.'),
+    ('no geometry yet', ''),  # the reason says it, in the words of the predictor
 )
 _HELP_LOST = (
     'Move and turn more slowly, with texture in view, and come back to a place seen before.'

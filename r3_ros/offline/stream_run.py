@@ -101,11 +101,15 @@ class RunResult:
         left_out = self.rejected.total() - self.rejected[RATE]
         return left_out / max(left_out + len(self.records), 1)
 
-    def conclude(self, source: Source) -> None:
-        """Add what the source skipped and its warnings; the last one says what was left out."""
+    def conclude(self, source: Source, start_advice: str = '') -> None:
+        """Add what the source skipped and its warnings; the last one says what was left out.
+
+        :param start_advice: of the predictor.
+        """
         if source.skipped:
             self.rejected['not decoded'] += source.skipped
-        self.warnings = [*source.warnings, *self.warnings, *loss_warnings(self.records)]
+        losses = loss_warnings(self.records, start_advice)
+        self.warnings = [*source.warnings, *self.warnings, *losses]
         if self.rejected:
             total = self.rejected.total()
             reasons = ', '.join(f'{count} {reason}' for reason, count in self.rejected.items())
@@ -172,16 +176,19 @@ def run_source(
     result.loops_closed = session.loops_closed
     result.scale = session.scale.view()
     result.rejected.update(frame_filter.rejected)
-    result.conclude(source)
+    result.conclude(source, engine.predictor.start_advice)
     result.map = take_map_snapshot(session, engine.predictor, images.copy())
     return result
 
 
-def loss_warnings(records: Sequence[FrameRecord]) -> list[str]:
-    """Say when the camera was lost, why, and what helps; nothing about short losses."""
+def loss_warnings(records: Sequence[FrameRecord], start_advice: str = '') -> list[str]:
+    """Say when the camera was lost, why, and what helps; nothing about short losses.
+
+    :param start_advice: what helps if it was never tracked.
+    """
     tracked = [n for n, record in enumerate(records) if record.tracked]
     if not tracked:
-        return []
+        return [_nothing_tracked(records[-1], start_advice)] if records else []
     lost = [n for n in range(tracked[0], len(records)) if not records[n].tracked]
     if len(lost) <= _SHORT_LOSS * len(records):
         return []
@@ -197,6 +204,14 @@ def loss_warnings(records: Sequence[FrameRecord]) -> list[str]:
         f'({at_s:.1f} s) {until}: {reason}. These frames have no pose, and the rest of the map '
         f'may be missing. {advice}'
     ]
+
+
+def _nothing_tracked(last: FrameRecord, start_advice: str) -> str:
+    reason, advice = reason_and_advice(last)
+    said = f'nothing was tracked, so the poses are no estimates: {last.state.value}, {reason}'
+    if start_advice:
+        advice = '' if start_advice in reason else start_advice
+    return f'{said}. {advice[:1].upper()}{advice[1:]}' if advice else said
 
 
 def one_session(config: InputConfig) -> InputConfig:

@@ -396,7 +396,7 @@ class Engine:
             graph=PoseGraph(
                 lambda edges, held, scale: resolve_pose(edges, held, self._noise, scale)
             ),
-            gate=Gate(config.tracking, predictor.confidence_reference),
+            gate=Gate(config.tracking, predictor.confidence_reference, predictor.start_advice),
             map=VoxelMap(config.map),
             trajectory=Trajectory(config.trajectory.max_poses),
             session_id=session_id,

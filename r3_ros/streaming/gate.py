@@ -56,8 +56,11 @@ class Verdict:
 class Gate:
     """State machine over frames; one per session."""
 
-    def __init__(self, config: TrackingConfig, nominal_score: float) -> None:
+    def __init__(
+        self, config: TrackingConfig, nominal_score: float, start_advice: str = ''
+    ) -> None:
         self.config = config
+        self._start_advice = start_advice
         self._nominal = nominal_score
         self.reference = nominal_score
         self.state = TrackingState.INITIALIZING
@@ -149,7 +152,7 @@ class Gate:
     ) -> Verdict:
         """Judge a frame of the start-up: its pose is published, but not mapped."""
         self.state = TrackingState.INITIALIZING
-        reason = 'first frame' if first else 'no geometry yet: move the camera sideways'
+        reason = 'first frame' if first else f'no geometry yet: {self._start_advice}'
         if first:
             ratio = 1.0
         return Verdict(self.state, reason, T is not None, first, score_t, score_r, ratio)

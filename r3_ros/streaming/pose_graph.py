@@ -129,7 +129,8 @@ class PoseGraph:
             covariance = own.covariance
             if frame_id in variances:
                 covariance = with_variances(covariance, variances[frame_id])
-            self.held[frame_id] = HeldPose(T_world_camera, covariance, float(scale), own.drift)
+            drift = own.drift * [scale / own.scale, 1.0]
+            self.held[frame_id] = HeldPose(T_world_camera, covariance, float(scale), drift)
         self._outdated = set(self.held)
         moved = _moved(before, T)
         return sorted(frame_id for frame_id, far in zip(ids, moved, strict=True) if far)

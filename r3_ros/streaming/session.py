@@ -68,7 +68,7 @@ class Session:
     :ivar lost_frames: frames since the camera was lost; 0 while it is tracked.
     :ivar last_published: the newest frame whose pose was published.
     :ivar path: length of the way along the published poses, those of a loaded map included; map
-        units.
+        units. It follows the corrections of loops.
     :ivar map_revision: increases when a published pose has changed.
     :ivar intrinsics: of the newest frame, and of all others if they are estimated.
     :ivar evidence: edges to old keyframes that contradict the poses of the last frames.

@@ -91,6 +91,13 @@ class TrajectoryView:
         T[scaled] = rigid_part(T[scaled])
         return T
 
+    @property
+    def length(self) -> float:
+        """Length of the way after all corrections, without segments that began apart."""
+        centres = self.T_final[self.segment_ids == 0, :3, 3]
+        known = centres[np.isfinite(centres).all(axis=1)]
+        return float(np.linalg.norm(np.diff(known, axis=0), axis=1).sum())
+
 
 class Trajectory:
     """Rows in the order of frames; beyond ``max_poses`` the oldest are dropped."""

@@ -111,7 +111,7 @@ def test_a_run_without_any_pose_has_a_page(run):
 def test_a_run_that_never_started_says_so(run):
     out = run(scripted.Script(blackouts=range(1, 100), depth_size=None), 12)
     page = (out / 'report.html').read_text()
-    assert 'Nothing was tracked' in page and 'The map is empty' in page
+    assert '<li>nothing was tracked' in page and 'The map is empty' in page
     assert f'r3_ros {__version__}, python' in page
 
 

@@ -135,6 +135,15 @@ def test_a_frame_of_a_wrong_pass_is_put_where_the_next_pass_has_it():
     assert min(edge.confidence_translation for edge in prediction.edges) > 0.5
 
 
+def test_a_good_pass_confirms_only_frames_that_fit_in_it():
+    predictor = predictor_for(ScriptedViews(ViewScript(room_walk(9), strangers={1})))
+    refined = []
+    for n, image in enumerate(numbered_frames(9)):
+        refined += predictor.predict(replace(image, frame_id=n), range(n)).refined
+    assert [n for n, held in predictor._held.items() if not held.confirmed] == [1]
+    assert {(edge.source_id, edge.target_id) for edge in refined} == {(0, 2), (0, 3), (0, 4)}
+
+
 def test_a_network_that_understands_nothing_is_never_believed():
     """What it says of two images is the same in every pass, so that its poses agree."""
     script = ViewScript(room_walk(40))
@@ -159,7 +168,7 @@ def test_memory_is_bounded_and_what_was_dropped_is_encoded_again():
         predictor.predict(frames[n], [0, n - 1] if n > 1 else range(n))
     assert network.encoded == list(range(12)) and predictor.capacity == 12
     predictor.predict(frames[12], [3, 4])
-    assert network.encoded[12:] == [12, 3, 4]
+    assert network.encoded[12:] == [12, 4, 3]
     assert len(predictor._features._on_device) <= 4
     with pytest.raises(ModelError, match='context frames and the new one'):
         few = predictor_for(network, budget, context_frames=5)
@@ -297,6 +306,8 @@ def test_weights_by_the_name_of_the_model(tmp_path, monkeypatch):
     config = ModelConfig(name='da3_small', image_size=112)
     with pytest.raises(ModelError, match='r3 weights get da3.small'):
         load_streaming(config, MemoryConfig())
+    with pytest.raises(ModelError, match=r'weights vggt are not.* or fetch vggt_commercial'):
+        load_streaming(ModelConfig(name='vggt'), MemoryConfig())
     save_network(lively('da3-small'), local_path(model_weights('da3_small')[0]))
     predictor = load_streaming(config, MemoryConfig())
     prediction = predictor.predict(frame(0), [])

@@ -90,8 +90,8 @@ def test_images_of_another_shape_are_refused() -> None:
     network = build_network(replace(PAIR_VARIANTS['reloc3r'], **SMALL))
     with pytest.raises(FrameError, match='multiples of 16'):
         network.encode(torch.zeros(1, 3, 32, 40, dtype=torch.uint8))
-    with pytest.raises(FrameError, match='float32'):
-        network.encode(torch.zeros(1, 3, 32, 48))
+    with pytest.raises(FrameError, match='int64'):
+        network.encode(torch.zeros(1, 3, 32, 48, dtype=torch.int64))
 
 
 def test_the_order_of_a_pair_swaps_the_poses_of_reloc3r() -> None:

@@ -149,6 +149,22 @@ def test_a_frame_with_an_unusable_field_of_view_leaves_nothing_behind(
     assert len(predictor._fovs) == len(predictor._depths) == len(predictor._features) == 2
 
 
+@pytest.mark.parametrize('kind', [ScriptedPoints, ScriptedPoses])
+def test_pairs_that_are_not_finite_are_left_out_and_a_frame_of_them_alone_is_refused(
+    kind: type,
+) -> None:
+    predictor = pair_predictor(kind(PairScript(_LOOP)))
+    _steps(predictor, 0, 1, 2)
+    predictor._network.script.not_finite = {0, 5}
+    shown = [replace(frame, frame_id=n) for n, frame in enumerate(frames(6))]
+    edges = predictor.predict(shown[3], [0, 1, 2]).edges
+    assert [edge.source_id for edge in edges] == [1, 2]
+    for number, context in ((4, [0]), (5, [1, 2])):
+        with pytest.raises(FrameError, match='not finite'):
+            predictor.predict(shown[number], context)
+    assert len(predictor._features) == 4
+
+
 def test_a_forgotten_frame_leaves_nothing_behind() -> None:
     predictor = pair_predictor(ScriptedPoints(PairScript(_LOOP)))
     _steps(predictor, 0, 1, 2)
@@ -175,6 +191,16 @@ def test_frames_of_a_saved_map_are_encoded_when_needed_and_give_the_place() -> N
         lengths = np.array([np.linalg.norm(edge.T_source_target[:3, 3]) for edge in edges])
         ratios = lengths / [np.linalg.norm(T[:3, 3]) for T in true]
         np.testing.assert_allclose(ratios, ratios[0], rtol=1e-2)  # one unit
+
+
+def test_of_frames_to_be_encoded_again_the_newest_come_first() -> None:
+    network = ScriptedPoints(PairScript(_LOOP))
+    predictor = pair_predictor(network, recomputed_per_frame=1)
+    shown = [replace(frame, frame_id=n) for n, frame in enumerate(frames(5))]
+    for frame in shown[:3]:
+        predictor._features.hold_image(frame.frame_id, predictor._pixels(frame.image)[0])
+    edges = [predictor.predict(shown[n], [0, 1, 2]).edges for n in (3, 4)]
+    assert [[edge.source_id for edge in found] for found in edges] == [[2], [1, 2]]
 
 
 def test_a_straight_path_has_no_length_and_the_edge_says_so() -> None:

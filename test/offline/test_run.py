@@ -231,7 +231,7 @@ def test_what_was_left_out_and_why_nothing_was_tracked_is_said(tmp_path, predict
     (folder / 'timestamps.txt').write_text('\n'.join(f'5.0 {name}' for name in names))
     assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 3
     reported = capsys.readouterr()
-    assert 'nothing was tracked' in reported.out
+    assert 'no estimates: initializing, first frame. Read the script' in reported.err
     left_out = '2 of 3 frames were left out: 2 duplicate stamp'
     assert reported.err.splitlines()[-1] == f'warning: {left_out}'
     assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['warnings'][-1] == left_out

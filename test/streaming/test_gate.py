@@ -63,6 +63,11 @@ def test_the_first_frame_is_published_without_a_score():
     assert np.isnan(verdict.confidence_translation) and verdict.ratio == 1.0
 
 
+def test_the_predictor_says_what_helps_while_there_is_no_geometry():
+    gate = Gate(CONFIG, NOMINAL, 'clap twice')
+    assert gate.judge([], None, provisional=True, first=False).reason.endswith(': clap twice')
+
+
 def test_provisional_poses_are_published_but_not_mapped():
     stream = Stream()
     for _ in range(5):
@@ -291,6 +296,7 @@ class Replayed:
     error_model = ErrorModel()
     capacity = None
     descriptor_size = 16
+    start_advice = ''
 
     def __init__(self, golden):
         self._rel = golden['in.rel'].astype(np.float64)

@@ -160,6 +160,18 @@ def test_more_witnesses_take_longer():
     assert first(2, 2) < first(2, 4)
 
 
+def test_the_way_travelled_follows_a_correction_of_scale():
+    closed = small(trouble={'scale_drift': -0.002})
+    session = closed.engine.session
+    assert session.loops_closed
+    way = np.linalg.norm(np.diff(closed.final[:, :3, 3], axis=0), axis=1).sum()
+    assert session.path == pytest.approx(way, rel=0.01)
+    walked_in_old_units = sum(
+        np.linalg.norm(e.T_previous_camera[:3, 3]) for e in closed.estimates[1:]
+    )
+    assert way > 1.1 * walked_in_old_units
+
+
 @pytest.mark.slow
 def test_the_scale_stays_where_it_cannot_drift():
     shrinking = {'scale_drift': -0.001}

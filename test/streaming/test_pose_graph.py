@@ -2,7 +2,7 @@
 
 import numpy as np
 from r3_ros.core.datatypes import Edge
-from r3_ros.core.geometry import inverse, make_T
+from r3_ros.core.geometry import inverse, make_T, similarity
 from r3_ros.streaming.pose_graph import PoseGraph
 from r3_ros.streaming.pose_resolution import EdgeNoise, HeldPose, resolve_pose
 
@@ -78,6 +78,14 @@ def test_nothing_moves_when_nothing_changed():
     graph = chain()
     assert graph.refine([]) == []
     assert graph.refine([edge(1, 2, 1.0)]) == []
+
+
+def test_the_drift_of_a_frame_follows_a_correction_of_scale():
+    graph = chain(2)
+    before = graph.held[2].drift
+    assert (before > 0).all()
+    graph.correct({2: similarity(np.eye(4), 3.0)}, {})
+    np.testing.assert_allclose(graph.held[2].drift, before * [3.0, 1.0])
 
 
 def test_unknown_and_impossible_edges_are_ignored():

@@ -177,6 +177,7 @@ class ScriptedPredictor:
     error_model = ErrorModel(summed=(0.1, 0.1))
     descriptor_size = 128
     has_pose_token = False
+    start_advice = 'read the script'
 
     def __init__(self, script: Script | None = None) -> None:
         """Start with nothing held."""

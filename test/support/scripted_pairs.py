@@ -6,6 +6,7 @@ point maps and poses are noisy, each pair has a unit of its own, and some pairs 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 import math
 
@@ -37,6 +38,7 @@ class PairScript:
     :ivar wrong_share: pairs whose images are seen somewhere else, without any contradiction.
     :ivar garbage_share: pairs whose points are random.
     :ivar far: image pairs farther apart than this are garbage, map units.
+    :ivar not_finite: images whose pairs have no finite number.
     """
 
     path: Path = circle(period_s=6.0)
@@ -45,6 +47,7 @@ class PairScript:
     wrong_share: float = 0.0
     garbage_share: float = 0.0
     far: float = math.inf
+    not_finite: Collection[int] = ()
 
 
 class _Scripted:
@@ -109,6 +112,8 @@ class ScriptedPoints(_Scripted, PointNetwork):
             for part, own in zip(parts, points, strict=True):
                 if T is None:
                     own = chance.normal(size=own.shape)
+                if {a, b}.intersection(self.script.not_finite):
+                    own = np.full(own.shape, np.nan)
                 distance = np.linalg.norm(own, axis=-1, keepdims=True)
                 part.append(
                     unit * (own + self.script.noise * distance * chance.normal(size=own.shape))
@@ -142,14 +147,16 @@ class ScriptedPoses(_Scripted, PoseNetwork):
                 turn, bend = Rotation.from_rotvec(self.script.noise * chance.normal(size=(2, 3)))
                 R, t = turn.as_matrix() @ motion[:3, :3], bend.apply(motion[:3, 3])
                 t = t / max(np.linalg.norm(t), 1e-9) * chance.uniform(0.2, 2.0)
+            if {a, b}.intersection(self.script.not_finite):
+                R = np.full((3, 3), np.nan)
             found.append(torch.from_numpy(make_T(R, t))[None].float())
         return found[0], found[1]
 
 
 def pair_predictor(
-    network: ScriptedPoints | ScriptedPoses, config: ModelConfig | None = None, mib: int = 64
+    network: ScriptedPoints | ScriptedPoses, config: ModelConfig | None = None, **options: int
 ) -> PairPredictor:
     """Return the predictor around a scripted network, for images of 64 x 48 pixels."""
     config = replace(config or ModelConfig(), image_size=SIZE[1])
-    budget = CacheBudget(mib << 20, mib << 20)
-    return PairPredictor(network, ModelInfo('scripted'), config, budget, torch.device('cpu'))
+    budget, device = CacheBudget(64 << 20, 64 << 20), torch.device('cpu')
+    return PairPredictor(network, ModelInfo('scripted'), config, budget, device, **options)

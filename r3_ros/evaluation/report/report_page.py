@@ -140,11 +140,6 @@ def _warnings(run: RunData) -> str:
             f'The camera is not calibrated: its focal length was estimated{found}. A calibration '
             'improves the accuracy most.'
         )
-    if not run.summary.get('tracked_share'):
-        warnings.append(
-            'Nothing was tracked: the poses below are no estimates. Initialisation needs texture '
-            'and a camera that moves sideways.'
-        )
     warnings += run.summary.get('warnings', [])
     items = ''.join(f'<li>{escape(warning)}</li>' for warning in warnings)
     return f'<ul class="warnings">{items}</ul>' if items else ''

@@ -5,6 +5,7 @@ A settings file is YAML with the groups below; ``r3 train --list`` prints all of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -217,9 +218,14 @@ def image_sizes(text: str) -> list[tuple[int, int]]:
     return sizes
 
 
-def load_settings(path: Path | str, changes: dict[str, Any] | None = None) -> TrainingSettings:
+def load_settings(
+    path: Path | str | None, changes: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> TrainingSettings:
     """Read a settings file, and change settings by their dotted names.
 
+    :param path: None: there is no file.
+    :param defaults: in the place of those of :class:`TrainingSettings`, by their dotted names.
     :raises ConfigError: unreadable, or a setting that is unknown or wrong.
     """
-    return updated(load_config(path, TrainingSettings()), changes or {})
+    settings = updated(TrainingSettings(), defaults or {})
+    return updated(load_config(path, settings) if path else settings, changes)

@@ -14,17 +14,29 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from ...core.errors import FrameError
 from ...core.resize_geometry import Geometry
 from ...input.network_input import r3_geometry
 from ..backbone import PatchEmbedding
-from ..layers import Attention, Block, EPSILON_BLOCK, LayerNorm, Mlp, rotate, Rotation, rotations
+from ..layers import (
+    Attention,
+    Block,
+    EPSILON_BLOCK,
+    LayerNorm,
+    Linear,
+    Mlp,
+    rotate,
+    Rotation,
+    rotations,
+)
 from ..multi_view import FrameFeatures
+from ..network import normalised
 from ..variants import CrocoConfig, HEAD_CHANNELS, PairOutput
 from .heads import LinearHead, PairDescriptorHead, PairPointHead, PATCH, PointMap, PoseHead
 
 #: Parameters that stay float32 in every precision: norms and heads, as in the authors' inference.
 _FLOAT32 = re.compile(r'norm(\d|_y)?\.|^downstream_head|^pose_head')
+#: Mean and deviation of the colours of an image, as taken in training.
+_HALF = (0.5, 0.5, 0.5)
 
 
 class CrossAttention(nn.Module):
@@ -32,8 +44,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.projq, self.projk, self.projv = (nn.Linear(width, width) for _ in range(3))
-        self.proj = nn.Linear(width, width)
+        self.projq, self.projk, self.projv = (Linear(width, width) for _ in range(3))
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, other: Tensor, of_x: Rotation, of_other: Rotation) -> Tensor:
         """Map (N, P, C) to (N, P, C)."""
@@ -88,7 +100,7 @@ class CrocoNetwork(nn.Module):
             Block(E, E // HEAD_CHANNELS, layer_scale=False) for _ in range(config.encoder_depth)
         )
         self.enc_norm = LayerNorm(E, eps=EPSILON_BLOCK)
-        self.decoder_embed = nn.Linear(E, C)
+        self.decoder_embed = Linear(E, C)
         self.dec_blocks = nn.ModuleList(DecoderBlock(C) for _ in range(config.decoder_depth))
         self.dec_blocks2: nn.ModuleList | None = None
         if two_decoders:
@@ -107,18 +119,12 @@ class CrocoNetwork(nn.Module):
     def encode(self, images: Tensor) -> FrameFeatures:
         """Encode images, each by itself, to (N, P, E) float32 tokens; their mean describes one.
 
-        :param images: (N, 3, H, W) uint8 RGB, sides multiples of 16.
-        :raises FrameError: another shape or type.
+        :param images: (N, 3, H, W) RGB, sides multiples of 16.
+        :raises FrameError: wrong shape or type.
         """
-        shape = tuple(images.shape)
-        sides_fit = images.ndim == 4 and not (shape[2] % PATCH or shape[3] % PATCH)
-        if not sides_fit or shape[1] != 3 or 0 in shape or images.dtype != torch.uint8:
-            raise FrameError(
-                f'images must be (N, 3, H, W) uint8 with sides that are multiples of {PATCH}, '
-                f'got {shape} {images.dtype}'
-            )
-        x = self.patch_embed((images.float() / 255 - 0.5) / 0.5).float()
-        rows, columns = shape[2] // PATCH, shape[3] // PATCH
+        normal = normalised(images, dimensions=4, patch=PATCH, mean=_HALF, std=_HALF)
+        x = self.patch_embed(normal).float()
+        rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
         rotation = _rotation(rows, columns, x.device)
         for block in self.enc_blocks:
             x = block(x, rotation)

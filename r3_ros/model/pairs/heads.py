@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from ..depth_head import branch_end, Pyramid
-from ..layers import in_float32, Mlp
+from ..layers import in_float32, Linear, linear, Mlp
 from ..variants import CrocoConfig, DepthHeadConfig
 
 #: Side of a patch in pixels.
@@ -78,7 +78,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, config: CrocoConfig) -> None:
         super().__init__()
-        self.proj = nn.Linear(config.decoder_width, _POINT_CHANNELS * PATCH**2)
+        self.proj = Linear(config.decoder_width, _POINT_CHANNELS * PATCH**2)
 
     def forward(self, stages: Sequence[Tensor], rows: int, columns: int) -> PointMap:
         """Map (N, P, ...) stages of the decoder to points; only the last one counts."""
@@ -116,10 +116,11 @@ class _ResidualConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, 1, P) to the same shape."""
+        """Map (N, P, channels) to the same shape."""
         y = x
         for layer in (self.res_conv1, self.res_conv2, self.res_conv3):
-            y = F.relu(layer(y))
+            # A product of tokens, which is faster than the convolution of a map.
+            y = F.relu(linear(y, layer.weight.flatten(1), layer.bias))
         return x + y
 
 
@@ -129,18 +130,18 @@ class PoseHead(nn.Module):
     def __init__(self, config: CrocoConfig) -> None:
         super().__init__()
         n = _POSE_CHANNELS
-        self.proj = nn.Linear(config.decoder_width, n)
+        self.proj = Linear(config.decoder_width, n)
         self.res_conv = nn.ModuleList(_ResidualConv(n) for _ in range(2))
-        self.more_mlps = nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, n), nn.ReLU())
-        self.fc_t, self.fc_rot = nn.Linear(n, 3), nn.Linear(n, 9)
+        self.more_mlps = nn.Sequential(Linear(n, n), nn.ReLU(), Linear(n, n), nn.ReLU())
+        self.fc_t, self.fc_rot = Linear(n, 3), Linear(n, 9)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (N, P, C) to (N, 4, 4), the other camera's coordinates of this one's points."""
         with in_float32(tokens.device):
-            x = self.proj(tokens).transpose(1, 2)[:, :, None]
+            x = self.proj(tokens)
             for block in self.res_conv:
                 x = block(x)
-            x = self.more_mlps(x.mean(dim=(2, 3)))
+            x = self.more_mlps(x.mean(dim=1))
             T = torch.eye(4, device=x.device).repeat(len(x), 1, 1)
             T[:, :3, :3] = nearest_rotation(
                 F.normalize(self.fc_rot(x).unflatten(-1, (3, 3)), dim=-1)

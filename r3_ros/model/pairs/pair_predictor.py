@@ -70,7 +70,8 @@ class PairPredictor(FeaturePredictor):
     ) -> FramePrediction:
         """Relate one frame to each context frame.
 
-        :raises FrameError: the camera is not calibrated, and the network gives no focal length.
+        :raises FrameError: the camera is not calibrated, and the network gives no focal length;
+            or its output is not finite.
         """
         described = self._taken(frame)
         geometry, new = described.geometry, described.features

@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from ...core.datatypes import Edge, Intrinsics
+from ...core.errors import FrameError
 from ...core.geometry import (
     inverse_similarity,
     make_T,
@@ -29,6 +30,7 @@ from ...core.geometry import (
 )
 from ...core.unit_scale import DepthGrid, scale_by_depth
 from ..multi_view import FrameFeatures
+from ..network_predictor import NOT_FINITE
 from ..variants import PairOutput
 from .alignment import align, focal_length, reciprocal_matches, refined_pose
 from .croco import PointNetwork
@@ -96,23 +98,31 @@ def relate_points(
     depths: Mapping[int, DepthGrid],
     camera: Intrinsics | None,
 ) -> RelatedFrame:
-    """Relate a frame to context frames, a pair at a time.
+    """Relate a frame to context frames, a pair at a time; pairs that are not finite are left out.
 
     :param depths: of context frames.
     :param camera: of the prepared image, if it is calibrated.
+    :raises FrameError: no pair is finite.
     """
-    pairs, focals = [], []
+    pairs, focals, finite = [], [], not context
     for source_id, source in context.items():
         maps = _PairMaps.of(network, source, frame)
+        if not maps.finite:
+            continue
+        finite = True
         focals += maps.focals
         pair = _pair(source_id, maps, depths.get(source_id), camera or _centred(maps))
         if pair is not None:
             pairs.append(pair)
+    if not finite:
+        raise FrameError(NOT_FINITE)
     depth = _mean_depth(pairs)
     confidence = np.max([pair.confidence for pair in pairs], axis=0) if pairs else np.ones(0)
     if depth is None:
         # The image beside itself: depth of a single view.
         alone = _PairMaps.of(network, frame, frame)
+        if not alone.finite:
+            raise FrameError(NOT_FINITE)
         focals += alone.focals
         depth, confidence = alone.points[1, 1][..., 2], alone.confidence[1, 1]
         if network.config.output is not PairOutput.DESCRIPTORS and (depth > 0).any():
@@ -151,6 +161,14 @@ class _PairMaps:
         found = own.descriptors is not None and other.descriptors is not None
         descriptors = (own.descriptors[0], other.descriptors[0]) if found else None
         return _PairMaps(points, confidence, descriptors)
+
+    @property
+    def finite(self) -> bool:
+        """Whether each map has a point and a confidence that are."""
+        return all(
+            (np.isfinite(points).all(axis=-1) & np.isfinite(self.confidence[key])).any()
+            for key, points in self.points.items()
+        )
 
     @cached_property
     def focals(self) -> list[float]:

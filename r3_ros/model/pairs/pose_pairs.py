@@ -17,8 +17,10 @@ import math
 import numpy as np
 
 from ...core.datatypes import Edge
+from ...core.errors import FrameError
 from ...core.geometry import inverse, make_T, mean_rotation, rotation_angle
 from ..multi_view import FrameFeatures
+from ..network_predictor import NOT_FINITE
 from .croco import PoseNetwork
 
 #: Largest disagreement of the two rotations of a pair, radians.
@@ -53,16 +55,22 @@ class PosePair:
 def relate_poses(
     network: PoseNetwork, frame: FrameFeatures, context: Mapping[int, FrameFeatures]
 ) -> list[PosePair]:
-    """Relate a frame to context frames; those whose two rotations contradict are left out."""
-    pairs = []
+    """Relate a frame to context frames.
+
+    Those whose output is not finite, or whose two rotations contradict, are left out.
+
+    :raises FrameError: no output is finite.
+    """
+    pairs, finite = [], not context
     for source_id, source in context.items():
         T_f_i, T_i_f = (T[0].double().cpu().numpy() for T in network(source, frame))
-        lengths = np.linalg.norm(T_f_i[:3, 3]), np.linalg.norm(T_i_f[:3, 3])
-        if not (np.isfinite([T_f_i, T_i_f]).all() and min(lengths) > 0):
+        if not np.isfinite([T_f_i, T_i_f]).all():
             continue
+        finite = True
+        lengths = np.linalg.norm(T_f_i[:3, 3]), np.linalg.norm(T_i_f[:3, 3])
         back = inverse(T_f_i)
         turn = float(rotation_angle(back[:3, :3].T @ T_i_f[:3, :3]))
-        if turn > _SAME_TURN_RAD:
+        if turn > _SAME_TURN_RAD or not min(lengths) > 0:
             continue
         one, two = T_i_f[:3, 3] / lengths[1], back[:3, 3] / lengths[0]
         apart = math.atan2(np.linalg.norm(np.cross(one, two)), one @ two)
@@ -71,6 +79,8 @@ def relate_poses(
         R = mean_rotation(np.stack([T_i_f[:3, :3], back[:3, :3]]), np.ones(2))
         sigmas = (max(half / 2, _LEAST_SIGMA_RAD) for half in (turn, apart))
         pairs.append(PosePair(source_id, R, direction, *sigmas))
+    if not finite:
+        raise FrameError(NOT_FINITE)
     return pairs
 
 

@@ -197,7 +197,11 @@ def _apply(session: Session, correction: Correction) -> list[int]:
                 grown = np.maximum(held[frame_id].variances - held[nearest].variances, 0.0)
                 translation, rotation = correction.variances[nearest] + grown
                 variances[frame_id] = float(translation), float(rotation)
+    length = session.trajectory_view().length
     moved = session.graph.correct(moves, variances)
+    if length > 0:
+        # Not the new length itself: the oldest poses may not be on record any more.
+        session.path *= session.trajectory_view().length / length
     session.graph.connect(correction.closing, session.gate.reference)
     if session.recent and session.recent[-1] in moves:
         session.gate.move(moves[session.recent[-1]])
