@@ -226,6 +226,7 @@ class Engine:
         built_on = prediction.keyframe is not None
         T, provisional = resolution.T_world_camera, prediction.provisional
         verdict = gate.judge(resolution.edges, T, provisional, frame_id == 0, built_on)
+        placed &= not session.segment_id
         # A predictor that tracks on, as in a loaded map, needs no new start.
         tracks = built_on and prediction.edges and not provisional
         may_open = (self.loops.active or placed) and not seen.fault and not tracks

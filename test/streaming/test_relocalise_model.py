@@ -11,11 +11,12 @@ import pytest
 pytest.importorskip('torch')
 
 from classical_scene import draw, frame_of, room, wander  # noqa: E402
+from lively_network import lively  # noqa: E402
 from r3_ros.classical.classical_predictor import ClassicalPredictor  # noqa: E402
 from r3_ros.classical.odometry import Odometry  # noqa: E402
 from r3_ros.commands.cli import main  # noqa: E402
-from r3_ros.core.config import ClassicalConfig, R3Config  # noqa: E402
-from r3_ros.core.datatypes import TrackingState  # noqa: E402
+from r3_ros.core.config import ClassicalConfig, ModelConfig, R3Config  # noqa: E402
+from r3_ros.core.datatypes import ModelInfo, TrackingState  # noqa: E402
 from r3_ros.core.errors import CheckpointError, ConfigError, ModelError  # noqa: E402
 from r3_ros.core.geometry import inverse, make_T, rotation_angle, similarity  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
@@ -23,14 +24,20 @@ from r3_ros.core.trajectory_file import read_tum  # noqa: E402
 from r3_ros.core.truth_file import read_truth  # noqa: E402
 from r3_ros.factory import load_engine, load_relocaliser  # noqa: E402
 from r3_ros.maps.keyframe_images import KeyframeImages  # noqa: E402
+from r3_ros.model.cache.frame_memory import CacheBudget  # noqa: E402
+from r3_ros.model.multi_view_predictor import MultiViewPredictor  # noqa: E402
+from r3_ros.model.r3_predictor import R3Predictor  # noqa: E402
 from r3_ros.model.weights.catalogue import find_weights  # noqa: E402
 from r3_ros.offline.run_files import UNPLACED  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from r3_ros.streaming.map_snapshot import saved_map, take_map_snapshot  # noqa: E402
 from r3_ros.streaming.relocalisation.locator import fit_places  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
-from scripted import PERIOD_NS, START_NS  # noqa: E402
+from scripted import circle, PERIOD_NS, Script, ScriptedPredictor, START_NS, truth  # noqa: E402
 from scripted_pairs import pair_predictor, PairScript, ScriptedPoints, ScriptedPoses  # noqa: E402
+from scripted_views import numbered_frames, room_walk, ScriptedViews, ViewScript  # noqa: E402
+from small_engine import engine_of  # noqa: E402
+import torch  # noqa: E402
 
 #: Frames of the map, and of the stream that comes back.
 MAPPED, SHOWN = 24, 24
@@ -57,23 +64,26 @@ def classical():
     return ClassicalPredictor(ClassicalConfig(), with_depth=False)
 
 
+def keep(images, frame, estimate):
+    """Keep the image of a keyframe without loss, for the numbers in it."""
+    if estimate.is_keyframe:
+        bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+        images[estimate.frame_id] = cv2.imencode('.png', bgr)[1].tobytes()
+
+
 @pytest.fixture(scope='module')
 def saved():
     engine, images = Engine(classical(), R3Config()), KeyframeImages()
     for frame in shown(0, MAPPED, wallpaper=0):
-        estimate = engine.step(frame)
-        if estimate.is_keyframe:  # without loss, for the numbers
-            bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-            images[estimate.frame_id] = cv2.imencode('.png', bgr)[1].tobytes()
+        keep(images, frame, engine.step(frame))
     engine.drain()
     snapshot = take_map_snapshot(engine.session, engine.predictor, images.copy())
     engine.close()
     return saved_map(snapshot, UNPLACED, R3Config().map.voxel_size)
 
 
-def resumed(saved, script, kind=ScriptedPoints, count=SHOWN, calibrated=True):
+def resumed(saved, network, count=SHOWN, calibrated=True):
     """Go on in the map, in the room with other wallpaper: the classical predictor is lost."""
-    network = pair_predictor(kind(script))
     engine = Engine(classical(), updated(R3Config(), FEW_PAIRS), relocaliser=network)
     engine.load_map(saved)
     estimates = []
@@ -82,7 +92,7 @@ def resumed(saved, script, kind=ScriptedPoints, count=SHOWN, calibrated=True):
         estimates.append(engine.step(frame))
     engine.drain()
     engine.close()
-    return engine, network, estimates
+    return engine, estimates
 
 
 def unit_of(saved):
@@ -96,7 +106,8 @@ def unit_of(saved):
 @pytest.mark.parametrize('kind', [ScriptedPoints, ScriptedPoses])
 def test_noisy_pairs_in_any_unit_with_wrong_ones_find_the_camera(saved, kind):
     script = PairScript(way, noise=0.005, units=0.5, wrong_share=0.1, garbage_share=0.1)
-    engine, network, estimates = resumed(saved, script, kind)
+    network = pair_predictor(kind(script))
+    engine, estimates = resumed(saved, network)
     posed = [n for n, e in enumerate(estimates) if e.T_world_camera is not None]
     assert posed and posed == list(range(posed[0], SHOWN))
     assert 'segment 1 is not joined' in estimates[posed[0] - 1].reason
@@ -114,15 +125,66 @@ def test_noisy_pairs_in_any_unit_with_wrong_ones_find_the_camera(saved, kind):
 
 @pytest.mark.parametrize('lie', [{'wrong_share': 1.0}, {'garbage_share': 1.0}])
 def test_pairs_that_see_another_place_are_never_believed(saved, lie):
-    engine, _, estimates = resumed(saved, PairScript(way, **lie), count=10)
+    network = pair_predictor(ScriptedPoints(PairScript(way, **lie)))
+    engine, estimates = resumed(saved, network, count=10)
     assert all(e.T_world_camera is None for e in estimates)
     assert engine.is_relocalising and not engine.session.relocalisation.places
 
 
+@pytest.mark.parametrize('variant', [None, 'r3-tiny'])
+def test_a_network_with_made_up_weights_is_never_believed(saved, variant):
+    config = ModelConfig(image_size=168, depth=False)
+    budget = CacheBudget(1 << 26, 1 << 26)
+    device = torch.device('cpu')
+    network = R3Predictor(lively(variant), ModelInfo('made up'), config, budget, device)
+    engine, estimates = resumed(saved, network, count=10)
+    assert all(e.T_world_camera is None for e in estimates)
+    assert not engine.session.relocalisation.places
+
+
 def test_a_network_that_cannot_use_the_frames_says_so_and_the_stream_goes_on(saved):
-    _, _, estimates = resumed(saved, PairScript(way), ScriptedPoses, count=5, calibrated=False)
+    network = pair_predictor(ScriptedPoses(PairScript(way)))
+    _, estimates = resumed(saved, network, count=5, calibrated=False)
     assert len(estimates) == 5
     assert all('scripted does not estimate the focal length' in e.reason for e in estimates)
+
+
+class Anew(ScriptedPredictor):
+    """Recognises nothing of a saved map, and has another unit than when the map was made."""
+
+    def restore(self, keyframes, landmarks):
+        super().restore(keyframes, landmarks)
+        self.saved = self.held
+
+    def _edges(self, frame_id, T_room_camera, context):
+        context = [i for i in context if i not in self.saved]
+        yield from super()._edges(frame_id, T_room_camera, context)
+
+
+def test_a_network_of_several_views_finds_any_predictor_in_its_map():
+    walk, shown = room_walk(60), list(numbered_frames(60))
+    engine, images = engine_of(Script(), keyframe__max_keyframes=40), KeyframeImages()
+    for frame in shown[:35]:
+        keep(images, frame, engine.step(frame))
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.copy())
+    saved = saved_map(snapshot, UNPLACED, 0.01)
+    network = MultiViewPredictor(
+        ScriptedViews(ViewScript(walk, noise=(0.002, 0.002), depth_noise=0.02)),
+        ModelInfo('scripted'),
+        ModelConfig(),
+        CacheBudget(1 << 20, 1 << 26),
+        torch.device('cpu'),
+    )
+    engine = Engine(Anew(Script(new_unit=(0, 2.5))), engine.config, relocaliser=network)
+    engine.load_map(saved)
+    estimates = [engine.step(frame) for frame in shown[30:]]
+    posed = [e for e in estimates if e.T_world_camera is not None]
+    assert len(posed) > 5
+    for e in posed:
+        goal = truth(circle(), e.stamp_ns)
+        assert np.linalg.norm(e.T_world_camera[:3, 3] - goal[:3, 3]) < 0.01
+    newest = engine.session.bank.ids()[-1]
+    assert engine.session.graph.held[newest].scale == pytest.approx(0.4, rel=0.03)
 
 
 def places(count=12, noise=0.0, step=0.1, seed=0):

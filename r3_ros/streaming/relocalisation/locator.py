@@ -82,8 +82,9 @@ class MapLocator:
         search, held = session.relocalisation, session.graph.held
         if search is None or self._search is None:
             return None
-        self._search.near, search.note = search.near, ''
-        predictor = self._predictor
+        predictor, found = self._predictor, len(search.places)
+        self._search.near = search.near
+        search.note = f'{predictor.info.name} has found {found} frames' if found else ''
         try:
             alike = self._ids[np.argsort(-self._descriptors @ predictor.describe(frame))].tolist()
             out_of_reach = search.out_of_reach(held)

@@ -90,7 +90,7 @@ class Relocalisation:
     :ivar keyframe_ids: of the saved map.
     :ivar near: where to search; None for everywhere.
     :ivar places: frames that ``relocalise.model`` found, oldest first.
-    :ivar note: why that model cannot use the newest frame; empty if it can.
+    :ivar note: how far that model is, or why it cannot use the newest frame; may be empty.
     """
 
     def __init__(self, keyframe_ids: Collection[int], near: Vicinity | None = None) -> None:
