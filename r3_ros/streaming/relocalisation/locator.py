@@ -86,9 +86,9 @@ class MapLocator:
         self._search.near = search.near
         search.note = f'{predictor.info.name} has found {found} frames' if found else ''
         try:
-            alike = self._ids[np.argsort(-self._descriptors @ predictor.describe(frame))].tolist()
+            order = np.argsort(self._descriptors @ predictor.describe(frame))[::-1]
             out_of_reach = search.out_of_reach(held)
-            usable = [i for i in alike if i in held and i not in out_of_reach]
+            usable = [i for i in self._ids[order].tolist() if i in held and i not in out_of_reach]
             count = config.stream.recent_keyframes + config.stream.retrieved_keyframes
             prediction = predictor.predict(frame, sorted(usable[:count]), depth=False)
         except FrameError as error:
