@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Finding the camera in a saved map, by the classical predictor on recorded sequences.
 
-    python benchmarks/relocalisation.py DATA [--only redkitchen_7scenes kitti00]
+    python benchmarks/relocalisation.py DATA [--only redkitchen_7scenes kitti00] [--mapped 0.5]
+        [--model r3_tiny [--alone]]
 
 DATA holds one folder for each sequence (rgb/, timestamps.txt, camera.yaml, groundtruth.txt). Each
-is cut in halves. `r3 run` maps the first, and another process, `r3 run --map`, goes on in that map
-with the second. The truth is aligned by the first half alone, so what counts is where the second
-half is in the map. Then each map is tried with the images of all other sequences, where every
-pose would be a false one. Prints a Markdown table.
+is cut in two. `r3 run` maps the first part, and another process, `r3 run --map`, goes on in that
+map with the second. The truth is aligned by the first part alone, so what counts is where the
+second is in the map. Then each map is tried with the images of all other sequences, where every
+pose would be a false one. --model is `relocalise.model`; with --alone the classical predictor does
+not search itself. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -68,9 +70,16 @@ def part(sequence: Path, target: Path, first: float, last: float, most: int | No
     return target
 
 
-def run(images: Path, output: Path, *options: str) -> None:
-    """Run `r3 run` in a process of its own, without dense depth but for the map."""
-    program = 'import sys; from r3_ros.commands.cli import main; sys.exit(main())'
+def run(images: Path, output: Path, *options: str, searches: bool = True) -> None:
+    """Run `r3 run` in a process of its own.
+
+    :param searches: the classical predictor itself looks for places of the map.
+    """
+    program = 'import sys; from r3_ros.commands.cli import main; '
+    if not searches:
+        program += 'from r3_ros.classical.odometry import Odometry; '
+        program += 'Odometry._search = lambda *_, **__: None; '
+    program += 'sys.exit(main())'
     command = [sys.executable, '-c', program, 'run', str(images), '-o', str(output), *options]
     environment = {**os.environ, 'OPENBLAS_NUM_THREADS': '1'}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -125,6 +134,9 @@ def main() -> int:
     parser.add_argument('data', type=Path)
     parser.add_argument('--only', nargs='+', default=SEQUENCES)
     parser.add_argument('--others', type=int, default=200, help='frames of other sequences')
+    parser.add_argument('--mapped', type=float, default=0.5, help='share that is mapped')
+    parser.add_argument('--model', default='', help='relocalise.model')
+    parser.add_argument('--alone', action='store_true', help='only that model searches')
     args = parser.parse_args()
     print('| map of | images of | found after | with a pose since | right since '
           '| error, median, of the path | rotation, median |')  # fmt: skip
@@ -132,7 +144,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for sequence in args.only:
-            images = part(args.data / sequence, folder / f'{sequence}_1', 0.0, 0.5)
+            images = part(args.data / sequence, folder / f'{sequence}_1', 0.0, args.mapped)
             run(images, folder / f'{sequence}_map')
         for mapped in args.only:
             for shown in args.only:
@@ -141,13 +153,14 @@ def main() -> int:
                 images = part(
                     args.data / shown,
                     folder / f'{mapped}_{shown}',
-                    0.5 if same else 0.0,
+                    args.mapped if same else 0.0,
                     1.0,
                     most,
                 )
                 output, saved = folder / f'{mapped}_{shown}_run', folder / f'{mapped}_map'
                 options = ['--map', str(saved / 'map'), '--set', 'relocalise.timeout=3600']
-                run(images, output, *options)
+                options += ['--set', f'relocalise.model={args.model}']
+                run(images, output, *options, searches=not args.alone)
                 truth = read_truth(args.data / shown / 'groundtruth.txt') if same else None
                 print(_row(mapped, shown, outcome(saved, output, truth)), flush=True)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 import logging
 
 from .core.config import PAIR_NAMES, R3Config
@@ -23,9 +24,11 @@ def load_engine(config: R3Config) -> Engine:
     config.validate()
     # First, since it may fail, and the predictor may take long to load.
     metric = load_metric_depth(config) if config.scale.source == 'model' else None
+    relocaliser = load_relocaliser(config) if config.relocalise.model else None
     predictor = load_predictor(config)
     try:
-        return Engine(predictor, config, search_device(config, predictor), metric)
+        device = search_device(config, predictor)
+        return Engine(predictor, config, device, metric, relocaliser)
     except R3Error:
         predictor.close()
         raise
@@ -59,6 +62,26 @@ def load_predictor(config: R3Config) -> Predictor:
     with _libraries_for(f"model '{config.model.name}'"):
         from .model.loading import load_streaming
     return load_streaming(config.model, config.memory)
+
+
+def load_relocaliser(config: R3Config) -> Predictor:
+    """Return the network named by ``relocalise.model``, without depth.
+
+    :raises ModelError: its weights are missing or wrong, or a required library is missing.
+    """
+    own = config.relocalise
+    with _libraries_for(f"relocalise.model '{own.model}'"):
+        from .model.loading import load_streaming
+    # Sizes and graphs are those of the predictor's network.
+    model = replace(
+        config.model,
+        name=own.model,
+        checkpoint=own.checkpoint,
+        image_size=0,
+        depth=False,
+        cuda_graphs=False,
+    )
+    return load_streaming(model, config.memory, ('relocalise.model', 'relocalise.checkpoint'))
 
 
 def load_metric_depth(config: R3Config) -> MetricDepth:

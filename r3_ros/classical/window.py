@@ -262,7 +262,8 @@ def _correction(
     before = np.linalg.norm(window.problem.points[points] - old[:3, 3], axis=1)
     after = np.linalg.norm(result.points[points] - new[:3, 3], axis=1)
     scale = float(np.median(after / np.maximum(before, 1e-9))) if len(points) else 1.0
-    R = new[:3, :3] @ old[:3, :3].T
+    # Not the transpose: rounding in a pose would triple with each adjustment of its keyframe.
+    R = new[:3, :3] @ np.linalg.inv(old[:3, :3])
     return Motion(make_T(R, new[:3, 3] - scale * R @ old[:3, 3]), scale)
 
 

@@ -329,6 +329,13 @@ class TrackingConfig:
 class RelocaliseConfig:
     """Relocalisation in a loaded map."""
 
+    model: str = param(
+        '',
+        'another network that finds the camera in a loaded map, as well as the predictor; empty: '
+        'the predictor alone',
+        choices=('', *MODEL_NAMES[1:]),
+    )
+    checkpoint: str = param('', 'weights file for that network; empty: found by its name')
     min_frames: int = live(
         3, 'agreeing frames needed; twice as many at low scores', 1, 100, 'frames'
     )

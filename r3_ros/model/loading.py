@@ -45,18 +45,23 @@ _SMALL = ('r3-tiny',)
 ERRORS_SUFFIX = '.errors.json'
 #: Entry of that file: the weights that it was fitted to, if those were trained further.
 INHERITED = 'fitted_to'
+#: The parameters that name the predictor's network and its weights.
+_NAME_AND_CHECKPOINT = ('model.name', 'model.checkpoint')
 #: GPUs from this compute capability on multiply bfloat16 at full speed.
 _BF16_CAPABILITY = (8, 0)
 
 
 def load_streaming(
-    config: ModelConfig, memory: MemoryConfig
+    config: ModelConfig,
+    memory: MemoryConfig,
+    parameters: tuple[str, str] = _NAME_AND_CHECKPOINT,
 ) -> R3Predictor | MultiViewPredictor | PairPredictor:
     """Load the configured weights and return the predictor of a stream.
 
+    :param parameters: those that name the network and its weights, for messages.
     :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
-    network, info, device, config = _load(config)
+    network, info, device, config = _load(config, parameters)
     if config.cuda_graphs and not isinstance(network, R3Network):
         raise ModelError(
             'model.cuda_graphs is only for r3 and r3_long: r3_tiny reads back from the device '
@@ -71,7 +76,7 @@ def load_streaming(
         predictor = PairPredictor(network, info, config, budget, device, recomputed)
     else:
         predictor = R3Predictor(network, info, config, budget, device, recomputed)
-    _add_error_model(predictor, _weights_path(config).with_suffix(ERRORS_SUFFIX))
+    _add_error_model(predictor, _weights_path(config, parameters[1]).with_suffix(ERRORS_SUFFIX))
     return predictor
 
 
@@ -119,12 +124,13 @@ def load_metric(config: ModelConfig) -> MetricPredictor:
 
 
 def _load(
-    config: ModelConfig,
+    config: ModelConfig, parameters: tuple[str, str] = _NAME_AND_CHECKPOINT
 ) -> tuple[PairNetwork | MultiViewNetwork | CrocoNetwork, ModelInfo, torch.device, ModelConfig]:
     """Return the network with its device, and the configuration with the image size it needs."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    path = _weights_path(config)
+    of_name, of_checkpoint = parameters
+    path = _weights_path(config, of_checkpoint)
     loaded = load_network(path, dtype=DTYPES[precision], device=device)
     network = loaded.network
     kind: type = PairNetwork
@@ -134,8 +140,8 @@ def _load(
         kind = CrocoNetwork
     if not isinstance(network, kind):
         raise CheckpointError(
-            f'{path} holds the network {loaded.variant}, which is not for model.name '
-            f"'{config.name}': change one of model.checkpoint and model.name"
+            f'{path} holds the network {loaded.variant}, which is not for {of_name} '
+            f"'{config.name}': change one of {of_checkpoint} and {of_name}"
         )
     assert isinstance(network, PairNetwork | MultiViewNetwork | CrocoNetwork)
     # Small products of several threads, which wait actively for one another, take seven times the
@@ -174,10 +180,10 @@ def choose_precision(name: str, device: torch.device) -> str:
     return 'bf16' if capable else 'fp16'
 
 
-def _weights_path(config: ModelConfig) -> Path:
+def _weights_path(config: ModelConfig, of_checkpoint: str) -> Path:
     if config.checkpoint:
         return Path(os.path.expanduser(config.checkpoint))
-    return _found_weights(config.name, 'or name a file with model.checkpoint')
+    return _found_weights(config.name, f'or name a file with {of_checkpoint}')
 
 
 def _found_weights(name: str, hint: str) -> Path:

@@ -39,7 +39,8 @@ from .pose_resolution import (
     usable_edges,
 )
 from .relocalisation.loaded_map import LoadedMap, require_findable, take_in
-from .relocalisation.search import Vicinity
+from .relocalisation.locator import joint, MapLocator, note_place
+from .relocalisation.search import FoundPlace, Vicinity
 from .retention import Memory, Retention
 from .scale.odometry_buffer import OdometryBuffer
 from .scale.tracker import ScaleTracker
@@ -77,11 +78,14 @@ class Engine:
         config: R3Config,
         device: str = 'cpu',
         metric: MetricDepth | None = None,
+        relocaliser: Predictor | None = None,
     ) -> None:
         """Start the first session.
 
         :param device: where descriptors are searched, ``cpu`` or ``cuda``.
         :param metric: required for ``scale.source`` model.
+        :param relocaliser: another predictor that finds the camera in a loaded map
+            (``relocalise.model``).
         :raises ConfigError: the predictor lacks what a parameter needs.
         """
         if config.keyframe.mode == 'pose_token' and not predictor.has_pose_token:
@@ -94,6 +98,7 @@ class Engine:
         self.odometry = OdometryBuffer()
         self._device = device
         self._metric = metric
+        self._locator = None if relocaliser is None else MapLocator(relocaliser)
         self._user_scale: tuple[float, bool] | None = None
         self._retention = Retention(predictor, config)
         self.loops = Loops(config)
@@ -113,19 +118,22 @@ class Engine:
         timer.done('describe')
         context = self._retrieve(seen)
         timer.done('retrieve')
+        place = self._locate(seen)
         prediction = self._predict(seen, context)
         timer.done('predict')
         self.session.take_intrinsics(prediction.intrinsics, prediction.intrinsics_estimated)
         corrected = self._apply_corrections(prediction.refined)
         resolution = self._resolve(frame, prediction)
         timer.done('resolve')
-        verdict, resolution = self._judge(seen, resolution, prediction)
+        verdict, resolution = self._judge(seen, resolution, prediction, place is not None)
         timer.done('gate')
         memory = self._retention.keep(self.session, seen, context, prediction, resolution, verdict)
         timer.done('memory')
         depths = self._extend_map(prediction.depths)
         timer.done('map')
         self._gather_loop_evidence(frame, resolution, verdict, prediction.depths)
+        if place is not None and verdict.state is TrackingState.TRACKING:
+            note_place(self.session, frame.frame_id, place)
         timer.done('loops')
         followed = memory.T_previous_camera if verdict.mappable else None
         self._measure_scale(frame.stamp_ns, depths, followed)
@@ -159,6 +167,11 @@ class Engine:
         ) or session.admission.foresees(session.bank, candidate)
         return FrameContext(tuple(ids), with_depth)
 
+    def _locate(self, seen: DescribedFrame) -> FoundPlace | None:
+        if self._locator is None or not self.is_relocalising or seen.fault:
+            return None
+        return self._locator.locate(seen.frame, self.session, self.config)
+
     def _predict(self, seen: DescribedFrame, context: FrameContext) -> FramePrediction:
         prediction = self.predictor.predict(seen.frame, context.ids, context.with_depth)
         if seen.after_gap:
@@ -174,6 +187,9 @@ class Engine:
         """Apply closed loops and refined edges; return the frames whose poses changed."""
         session = self.session
         corrected = {*self.loops.take(session, session.frame_count), *self._refine(refined)}
+        placed = joint(session)
+        if placed is not None:
+            corrected.update(self.loops.apply(session, placed))
         session.bank.move({i: session.graph.held[i].T_world_camera for i in corrected})
         return tuple(sorted(corrected))
 
@@ -194,19 +210,27 @@ class Engine:
         return self.loops.resolve(session, edges, noise)
 
     def _judge(
-        self, seen: DescribedFrame, resolution: Resolution, prediction: FramePrediction
+        self,
+        seen: DescribedFrame,
+        resolution: Resolution,
+        prediction: FramePrediction,
+        placed: bool,
     ) -> tuple[Verdict, Resolution]:
-        """Judge the pose, and change the segment where due: a new one has its own origin."""
+        """Judge the pose, and change the segment where due: a new one has its own origin.
+
+        :param placed: another model knows the place, so a segment that begins can be joined.
+        """
         session, gate, frame_id = self.session, self.session.gate, seen.frame.frame_id
         gate.update_nominal(self.predictor.confidence_reference)
         was_lost = gate.lost
         built_on = prediction.keyframe is not None
         T, provisional = resolution.T_world_camera, prediction.provisional
         verdict = gate.judge(resolution.edges, T, provisional, frame_id == 0, built_on)
+        placed &= not session.segment_id
         # A predictor that tracks on, as in a loaded map, needs no new start.
         tracks = built_on and prediction.edges and not provisional
-        may_open = self.loops.active and not seen.fault and not tracks
-        is_due = 0 < self.config.loop.new_segment_after <= session.lost_frames
+        may_open = (self.loops.active or placed) and not seen.fault and not tracks
+        is_due = placed or 0 < self.config.loop.new_segment_after <= session.lost_frames
         if was_lost and verdict.publishable:
             leave_segment(session, session.graph.segments[resolution.edges[0].source_id], frame_id)
         elif may_open and is_due and verdict.state is TrackingState.LOST:
@@ -215,6 +239,8 @@ class Engine:
             # Found: poses are published in the saved world.
             session.relocalisation = None
             session.map_revision += 1
+            if self._locator is not None:
+                self._locator.leave()
         return verdict, resolution
 
     def _extend_map(self, depths: Iterable[DepthMap]) -> tuple[DepthMap, ...]:
@@ -335,6 +361,8 @@ class Engine:
         loaded = take_in(self.session, saved, self.config, self._retention.keyframe_room, near)
         try:
             self.predictor.restore(loaded.keyframes(), loaded.landmarks)
+            if self._locator is not None:
+                self._locator.enter(loaded)
         except Exception as error:
             self.reset()
             if isinstance(error, FrameError):
@@ -356,6 +384,8 @@ class Engine:
     def reset(self) -> None:
         """Start a new session with a new id: the next frame defines a new world."""
         self.predictor.reset()
+        if self._locator is not None:
+            self._locator.leave()
         self.loops.reset()
         if self.session.scale.view().source != 'user':
             self._user_scale = None  # a parameter or an estimate has replaced it
@@ -380,11 +410,15 @@ class Engine:
         """
         self._retention.shrink(self.session)
         self.predictor.shrink()
+        if self._locator is not None:
+            self._locator.shrink()
 
     def close(self) -> None:
         """Stop all background work and free the predictor's device."""
         self.loops.close()
         self.predictor.close()
+        if self._locator is not None:
+            self._locator.close()
         if self._metric is not None:
             self._metric.close()
 

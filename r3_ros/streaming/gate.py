@@ -125,7 +125,7 @@ class Gate:
         :param built_on: the predictor judges poses itself, and tracks on from this one: a low
             score is reported, but if the pose were refused, the two would part.
         """
-        score_t, score_r = _best_scores(edges)
+        score_t, score_r = best_scores(edges)
         ratio = 0.5 * (score_t + score_r) / self.reference if edges else 0.0
         if first or (provisional and self.state is TrackingState.INITIALIZING):
             return self._initializing(first, T_world_camera, score_t, score_r, ratio)
@@ -232,7 +232,7 @@ def drift_reason(drift: np.ndarray, path: float, config: TrackingConfig) -> str:
     return f'may have drifted: {" and ".join(found)}' if found else ''
 
 
-def _best_scores(edges: Sequence[Edge]) -> tuple[float, float]:
+def best_scores(edges: Sequence[Edge]) -> tuple[float, float]:
     """Return the mean translation and rotation score of the best few edges, NaN without any."""
     if not edges:
         return float('nan'), float('nan')

@@ -86,8 +86,11 @@ def reported_state(session: Session, verdict: Verdict) -> TrackingState:
 def reported_reason(session: Session, verdict: Verdict, fault: str, drifted: str) -> str:
     """Return the reason to report, after the fault of the image."""
     apart = f'segment {session.segment_id} is not joined to the map' if session.segment_id else ''
-    searching = 'looking for the place in the loaded map' if session.relocalisation else ''
-    return '; '.join(filter(None, (fault, searching, verdict.reason, drifted, apart)))
+    search = session.relocalisation
+    searching, note = (
+        ('looking for the place in the loaded map', search.note) if search else ('', '')
+    )
+    return '; '.join(filter(None, (fault, searching, note, verdict.reason, drifted, apart)))
 
 
 def motion_since_last(

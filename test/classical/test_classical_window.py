@@ -104,6 +104,17 @@ def test_frames_that_took_no_part_follow_the_last_keyframe_that_did():
         assert abs(moved[i][1, 3]) < 0.01
 
 
+def test_rounding_in_a_rotation_does_not_grow_with_each_adjustment():
+    sparse_map = map_of_a_camera_that_stays(12)
+    for frame in sparse_map.frames.values():
+        frame.T_world_camera[0, 1] += 1e-8
+    for _ in range(12):
+        window = take_window(sparse_map, 5)
+        merge(window, adjustment_job(window, 2)()[1], sparse_map)
+    R = np.array([frame.T_world_camera[:3, :3] for frame in sparse_map.frames.values()])
+    assert np.abs(R @ np.swapaxes(R, 1, 2) - np.eye(3)).max() < 3e-8
+
+
 def test_at_the_end_all_keyframes_are_adjusted():
     sparse_map = map_of_a_camera_that_stays(30)
     sparse_map.frames[3].T_world_camera[1, 3] += 0.02

@@ -143,9 +143,11 @@ class Loops:
         """
         if self._job is None or (frame_id is not None and frame_id < self._job[0]):
             return []
-        _, future = self._job
-        self._job = None
-        correction = future.result()
+        return self.apply(session, self._job[1].result())
+
+    def apply(self, session: Session, correction: Correction | None) -> list[int]:
+        """Apply a correction, and begin anew to look for others; return the frames that moved."""
+        self.reset()
         session.evidence.clear()
         session.evidence_depth = None
         self._rest_until = session.frame_count + _REST_FRAMES

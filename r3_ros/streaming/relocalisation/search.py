@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import itertools
 import math
 
@@ -41,6 +41,8 @@ _LEAST_APART = 0.03
 _SAME_SCALE = 1.25
 #: Rounds in which the keyframes that do not agree are left out.
 _ROUNDS = 3
+#: Frames found by another model that are kept: at 30 Hz the way of some seconds.
+_PLACES = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +68,36 @@ class Vicinity:
         return float(np.linalg.norm(T_world_camera[:3, 3] - self.T_world_camera[:3, 3]))
 
 
+@dataclass(frozen=True, eq=False)
+class FoundPlace:
+    """Where another model found a frame in the map.
+
+    :ivar T_world_camera: (4, 4), in map units.
+    :ivar source_ids: keyframes of the map that agree on it.
+    :ivar anchor_id: the newest keyframe of the segment in which the frame was tracked, and
+        ``S_anchor_frame``: (4, 4) the frame there.
+    """
+
+    T_world_camera: np.ndarray
+    source_ids: tuple[int, ...]
+    anchor_id: int = -1
+    S_anchor_frame: np.ndarray = field(default_factory=lambda: np.eye(4))
+
+
 class Relocalisation:
     """The search, from loading a map until the camera is found in it.
 
     :ivar keyframe_ids: of the saved map.
     :ivar near: where to search; None for everywhere.
+    :ivar places: frames that ``relocalise.model`` found, oldest first.
+    :ivar note: how far that model is, or why it cannot use the newest frame; may be empty.
     """
 
     def __init__(self, keyframe_ids: Collection[int], near: Vicinity | None = None) -> None:
         self.keyframe_ids = frozenset(keyframe_ids)
         self.near = near
+        self.places: deque[FoundPlace] = deque(maxlen=_PLACES)
+        self.note = ''
         self._log_scales: deque[float] = deque(maxlen=8)
 
     def out_of_reach(self, poses: Mapping[int, HeldPose]) -> set[int]:
