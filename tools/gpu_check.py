@@ -27,7 +27,7 @@ from r3_ros.core.datatypes import Frame, Intrinsics, ModelInfo
 from r3_ros.core.errors import DeviceMemoryError, ModelError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.input.camera_model import CameraModel
-from r3_ros.model.building import build_network
+from r3_ros.model.building import made_up_network
 from r3_ros.model.cache.frame_memory import CacheBudget
 from r3_ros.model.compute_floor import compute_floor
 from r3_ros.model.loading import choose_precision, DTYPES
@@ -110,22 +110,10 @@ class Setup:
 
 @cache
 def network(variant: str, precision: str, device: torch.device) -> R3Network:
-    """Return a network whose made-up weights give answers that differ from image to image."""
-    torch.manual_seed(0)
-    made = build_network(VARIANTS[variant])  # on the host: the same numbers for every device
+    """Return the one network of a variant with made-up weights."""
+    made = made_up_network(VARIANTS[variant], DTYPES[precision], device)
     assert isinstance(made, R3Network)
-    for name, parameter in made.named_parameters():
-        if parameter.ndim > 1:
-            parameter.data.normal_(0.0, parameter[0].numel() ** -0.5)
-        elif name.endswith('gamma'):
-            parameter.data.fill_(0.5)
-        if not made.keeps_float32(name):
-            parameter.data = parameter.data.to(DTYPES[precision])
-    fov = made.cam_dec.fc_fov[0]
-    assert isinstance(fov, torch.nn.Linear)
-    fov.weight.data *= 0.01  # the fields of view are possible
-    fov.bias.data = torch.tensor([0.9, 1.1])
-    return made.to(device).eval().requires_grad_(False)
+    return made
 
 
 def predictor(
