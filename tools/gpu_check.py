@@ -21,6 +21,7 @@ import warnings
 import cv2
 import numpy as np
 import psutil
+from r3_ros.commands.bench_against import Comparison, near, official_turns
 from r3_ros.core.atomic_files import atomic_write
 from r3_ros.core.config import ModelConfig, R3Config
 from r3_ros.core.datatypes import Frame, Intrinsics, ModelInfo
@@ -379,34 +380,26 @@ def _process(
 
 
 def official(setup: Setup) -> tuple[bool, dict[str, Any]]:
-    """Time the official loop in its own precision, with as many frames in its cache."""
+    """Time the authors' loop beside ours, with as many frames in both caches."""
     if setup.official is None:
         raise LeftOut('no official code: give --official FOLDER')
-    sys.path.insert(0, str(setup.official))
+    contexts = setup.scale.contexts
+    made = network(setup.scale.variant, setup.precision, setup.device)
     try:
-        from depth_anything_3.cfg import create_object
-        from omegaconf import OmegaConf
-        from R3.models.r3 import R3
-    except ImportError as error:
-        raise LeftOut(f'the official code cannot be imported: {error}') from error
-    if not setup.on_gpu:
-        raise LeftOut('only the large network has an official configuration: needs a GPU')
-    config = OmegaConf.load(setup.official / 'configs' / 'r3-large.yaml')
-    model = R3(create_object(config), online_kv_cache_mode='all', online_verbose=False)
-    model = model.to(setup.device).eval()
+        turns, _ = zip(
+            *official_turns(
+                setup.official, made, setup.precision, max(contexts) + 3, setup.scale.image_size
+            ),
+            strict=True,
+        )
+    except ModelError as error:
+        raise LeftOut(str(error)) from error
     figures: dict[str, Any] = {}
-    milliseconds: list[float] = []
-    image = torch.rand(1, 1, 3, 280, 504, device=setup.device)
-    with torch.inference_mode(), torch.autocast('cuda', dtype=torch.bfloat16):
-        for _ in range(max(setup.scale.contexts) + 3):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            model.forward_online_step(image)
-            torch.cuda.synchronize()
-            milliseconds.append(1e3 * (time.perf_counter() - began))
-    for context in setup.scale.contexts:
-        near = milliseconds[context - 2 : context + 3]
-        figures[f'context {context}: step, ms'] = round(float(np.median(near)), 2)
+    for context in contexts:
+        steps = Comparison.of('', near(turns, context))
+        figures[f'context {context}: official, ours, ms'] = (
+            f'{steps.theirs_ms:.2f}, {steps.ours_ms:.2f} ({steps.ratio:.2f})'
+        )
     return True, figures
 
 

@@ -126,7 +126,7 @@ def _compared(other: Reference, config: R3Config, quick: bool) -> dict[str, Any]
     """Compare and print; return what is printed."""
     from ..offline.run_files import machine, versions
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for comparison in comparisons(other, config, quick):
         if not rows:
             print(HEADING)
@@ -172,7 +172,7 @@ def _parts(
 
     from ..model.part_times import part_times
 
-    rows = []
+    rows: list[dict[str, float]] = []
     device = torch.device(predictor.info.device)
     with predictor.operation_by_operation(), part_times(predictor.network, device) as spent:
         for image in images:

@@ -13,6 +13,7 @@ import subprocess
 import time
 from typing import Any, NamedTuple, TYPE_CHECKING
 
+from ..core.config import PUBLISHED_IMAGE
 from ..core.errors import ConfigError, SourceError
 from .bench_recording import FRAMES, QUICK_FRAMES, rendered_folder
 
@@ -185,7 +186,11 @@ def near(turns: Sequence[Turn], context: int) -> Sequence[Turn]:
 
 
 def official_turns(
-    checkout: Path, network: R3Network, precision: str, count: int
+    checkout: Path,
+    network: R3Network,
+    precision: str,
+    count: int,
+    image_size: int = PUBLISHED_IMAGE,
 ) -> Iterator[tuple[Turn, float]]:
     """Yield the steps of a stream by both codes, with the same weights and all frames cached.
 
@@ -195,7 +200,7 @@ def official_turns(
     """
     import numpy as np
 
-    from ..core.config import ModelConfig, PUBLISHED_IMAGE
+    from ..core.config import ModelConfig
     from ..core.datatypes import ModelInfo
     from ..model.cache.frame_memory import CacheBudget
     from ..model.official_r3 import OfficialR3
@@ -206,7 +211,7 @@ def official_turns(
     predictor = R3Predictor(
         network,
         ModelInfo('r3', str(device), precision),
-        ModelConfig(name='r3', image_size=PUBLISHED_IMAGE),
+        ModelConfig(name='r3', image_size=image_size),
         CacheBudget((count + 1) * 64 * _MIB, 1024 * _MIB),
         device,
     )
@@ -376,11 +381,12 @@ def _tracking_ms(program: Path, vocabulary: Path, walk: Path) -> float:
 
     :raises SourceError: it fails.
     """
+    from ..input.folder_source import FolderSource
     from ..input.open_source import open_source
 
     with open_source(walk) as source:
         camera = source.camera
-        assert camera is not None
+        assert camera is not None and isinstance(source, FolderSource)
         # As in that data set: three lines of comments, then seconds and paths.
         listed = [f'{ns / 1e9:.6f} {Path(path).relative_to(walk)}' for ns, path in source.entries]
         (walk / 'rgb.txt').write_text('\n'.join(['#', '#', '#', *listed]) + '\n')

@@ -11,6 +11,7 @@ import importlib
 import io
 from pathlib import Path
 import sys
+from typing import Any
 import warnings
 
 import numpy as np
@@ -90,7 +91,7 @@ def _importable(checkout: Path) -> Iterator[None]:
         sys.path.remove(str(checkout))
 
 
-def _built(file: Path, ours: NetworkConfig) -> torch.nn.Module:
+def _built(file: Path, ours: NetworkConfig) -> Any:
     """Return their network with the dimensions of ours."""
     create_object = importlib.import_module('depth_anything_3.cfg').create_object
     kind = importlib.import_module('R3.models.r3').R3
@@ -102,6 +103,4 @@ def _built(file: Path, ours: NetworkConfig) -> torch.nn.Module:
         config.net[name] = backbone.alternate_from
     config.head.dim_in = config.cam_dec.dim_in = backbone.feature_width
     config.head.features, config.head.out_channels = head.features, list(head.channels)
-    model = kind(create_object(config), online_kv_cache_mode='all', online_verbose=False)
-    assert isinstance(model, torch.nn.Module)
-    return model
+    return kind(create_object(config), online_kv_cache_mode='all', online_verbose=False)

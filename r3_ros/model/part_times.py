@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce
 import time
 from typing import Any
 
@@ -53,11 +52,13 @@ def part_times(network: torch.nn.Module, device: torch.device) -> Iterator[dict[
 
         return run
 
-    changed: list[tuple[object, str]] = []
+    changed: list[tuple[Any, str]] = []
     try:
         for part, paths in _PARTS.items():
             for *folders, name in (path.split('.') for path in paths):
-                owner = reduce(lambda o, n: getattr(o, n, None), folders, network)
+                owner: Any = network
+                for folder in folders:
+                    owner = getattr(owner, folder, None)
                 function = getattr(owner, name, None)
                 if function is not None:
                     setattr(owner, name, timed(part, function))

@@ -12,6 +12,7 @@ from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Frame
 from r3_ros.core.errors import SourceError
 from r3_ros.core.parameter_fields import updated
+from r3_ros.evaluation.bench_figure import draw_stages
 from r3_ros.input.image_decoding import decode_compressed
 from r3_ros.input.open_source import open_source
 from r3_ros.input.source import RawFrame
@@ -108,6 +109,17 @@ def test_the_command_prints_a_table_and_writes_a_report(benched, capsys):
     assert {'cpu', 'cores', 'system'} <= set(report['machine'])
     assert 'opencv' in report['versions']
     assert report['config']['stream.recent_frames'] == 5
+
+
+def test_stages_are_drawn(benched, tmp_path):
+    report = read_report(benched('--plot', str(tmp_path / 'stages.png')))
+    assert cv2.imread(str(tmp_path / 'stages.png')).shape[1] > 400
+    report['predict_parts_ms'] = {'transformer': 3.0, 'rest': 0.5}
+    (axes,) = draw_stages(report).axes
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert 'of it transformer  3.0' in labels
+    shown = [float(label.split()[-1]) for label in labels if not label.startswith('of it')]
+    assert sum(shown) == pytest.approx(report['whole_ms']['mean'], abs=0.05 * len(labels))
 
 
 def test_a_sweep_changes_the_context(benched, capsys, monkeypatch):
