@@ -295,12 +295,7 @@ def _related(network: Any, clip: torch.Tensor) -> torch.Tensor:
 
 def _faiss(config: R3Config, rounds: int) -> Iterator[Comparison]:
     """Compare the search of keyframes with a flat index of inner products, on the host."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ConfigError(
-            f'--against faiss needs FAISS ({error}): pip install faiss-cpu'
-        ) from error
+    import faiss
     import numpy as np
 
     from ..streaming.keyframes.retrieval import Query, RetrievalIndex, RetrievalWeights

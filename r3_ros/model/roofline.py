@@ -151,8 +151,8 @@ def roofline_lines() -> Iterator[str]:
     yield 'At most so many frames/s, by counts and published peak rates; nothing was measured.'
     yield '(b): limited by bandwidth, otherwise by operations.'
     yield ''
-    yield from _row('device', 'precision', 'TFLOP/s', 'GB/s', *names)
-    yield from _row(*['---'] * (4 + len(names)))
+    yield from _row('device', 'precision', 'TFLOP/s', 'GB/s', *names, 'peak rate from')
+    yield from _row(*['---'] * (5 + len(names)))
     for device in DEVICES:
         floors = [step.floor(device) for step in steps[device.precision]]
         yield from _row(
@@ -164,6 +164,7 @@ def roofline_lines() -> Iterator[str]:
                 f'{_rounded(1e3 / f.floor_ms)}{" (b)" if f.memory_ms > f.compute_ms else ""}'
                 for f in floors
             ),
+            device.source,
         )
     yield ''
     yield 'One step, for a camera of 640x480; bytes in bf16:'
@@ -183,8 +184,6 @@ def roofline_lines() -> Iterator[str]:
             f'{step.entry_bytes / 2**20:.2f}',
             f'{step.image_bytes / 2**20:.2f}',
         )
-    yield ''
-    yield 'Peak rates: ' + '; '.join(f'{d.name}: {d.source}' for d in DEVICES) + '.'
 
 
 def _row(*cells: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from r3_ros.commands.bench_against import Comparison, comparisons, Reference, re
 from r3_ros.commands.cli import main
 from r3_ros.core.config import ModelConfig, R3Config
 from r3_ros.core.datatypes import ModelInfo
-from r3_ros.core.errors import ConfigError, ModelError, SourceError
+from r3_ros.core.errors import ModelError, SourceError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.model.cache.frame_memory import CacheBudget
 from r3_ros.model.official_r3 import OfficialR3
@@ -95,14 +95,14 @@ def test_steps_of_the_included_network_are_compared():
 # --- FAISS ---
 
 
-def test_faiss_is_asked_for(monkeypatch):
+def test_a_missing_faiss_is_named_with_its_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'faiss', None)
-    with pytest.raises(ConfigError, match='pip install faiss-cpu'):
-        list(comparisons(Reference('faiss', ''), R3Config(), quick=True))
+    assert main(['bench', '--against', 'faiss']) == 2
+    assert 'pip install "r3_ros[bench]"' in capsys.readouterr().err
 
 
 def test_keyframes_are_searched_by_both(monkeypatch):
-    pytest.importorskip('faiss', reason='FAISS is not installed')
+    pytest.importorskip('faiss', reason='r3 bench --against faiss needs FAISS')
     monkeypatch.setattr(bench_against, '_BANKS', (50,))
     found = list(bench_against._faiss(R3Config(), rounds=4))
     assert [each.what for each in found] == [
