@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..core.config import R3Config
-    from ..core.datatypes import Frame
+    from ..core.datatypes import DepthMap, Frame
     from ..input.camera_model import CameraModel
     from ..model.network import R3Network
 
@@ -124,10 +124,10 @@ def comparisons(other: Reference, config: R3Config, quick: bool) -> Iterator[Com
         yield from _faiss(config, 100 if quick else 500)
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
+def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float, float]:
     """Return a result, and the milliseconds until then, by the clock and of CPU time."""
     began, cpu_began = time.perf_counter(), time.process_time()
-    result = work()
+    result = work(*arguments)
     return result, 1e3 * (time.perf_counter() - began), 1e3 * (time.process_time() - cpu_began)
 
 
@@ -137,12 +137,9 @@ def in_turns(
     """Time both for each number; who is first changes every time."""
     turns = []
     for number in numbers:
-        if number % 2:
-            _, a, cpu_a = timed(lambda: ours(number))  # noqa: B023  (called at once)
-            _, b, cpu_b = timed(lambda: theirs(number))  # noqa: B023
-        else:
-            _, b, cpu_b = timed(lambda: theirs(number))  # noqa: B023
-            _, a, cpu_a = timed(lambda: ours(number))  # noqa: B023
+        order = (ours, theirs) if number % 2 else (theirs, ours)
+        times = {work: timed(work, number)[1:] for work in order}
+        (a, cpu_a), (b, cpu_b) = times[ours], times[theirs]
         turns.append(Turn(a, b, cpu_a, cpu_b))
     return turns
 
@@ -215,16 +212,15 @@ def official_turns(
         CacheBudget((count + 1) * 64 * _MIB, 1024 * _MIB),
         device,
     )
+
+    def ours(frame: Frame) -> DepthMap:
+        predictor.describe(frame)
+        return predictor.predict(frame, range(frame.frame_id)).depths[0]
+
     with closing(predictor):
         for number in range(count):
-            frame = _noise(number, *_OFFICIAL_SOURCE)
-
-            def ours(frame: Frame = frame, number: int = number) -> Any:
-                predictor.describe(frame)
-                return predictor.predict(frame, range(number)).depths[0]
-
-            found, a, cpu_a = timed(ours)
-            expected, b, cpu_b = timed(lambda: official.step(found.image))  # noqa: B023
+            found, a, cpu_a = timed(ours, _noise(number, *_OFFICIAL_SOURCE))
+            expected, b, cpu_b = timed(official.step, found.image)
             difference = float(np.abs(np.log(found.depth) - np.log(expected)).max())
             yield Turn(a, b, cpu_a, cpu_b), difference
 
@@ -302,41 +298,37 @@ def _faiss(config: R3Config, rounds: int) -> Iterator[Comparison]:
     from ..streaming.keyframes.view_overlap import CameraView
 
     faiss.omp_set_num_threads(1)  # as NumPy's products, see commands/cli.py
-    k = max(config.stream.retrieved_keyframes, 1)
-    weights = config.stream
+    stream = config.stream
+    k = max(stream.retrieved_keyframes, 1)
     every_term = RetrievalWeights(
-        weights.retrieval_similarity, weights.retrieval_overlap, weights.retrieval_confidence
+        stream.retrieval_similarity, stream.retrieval_overlap, stream.retrieval_confidence
     )
     random = np.random.default_rng(0)
+    largest = max(_BANKS)
+    descriptors = random.normal(size=(largest + rounds, _DESCRIPTOR)).astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    places = np.tile(np.eye(4), (largest + 1, 1, 1))
+    places[:, :3, 3] = random.uniform(-5.0, 5.0, (largest + 1, 3))
+    views = [CameraView(T, (-0.6, 0.6, -0.4, 0.4), 1.0) for T in places]
+    asked = descriptors[largest:]
+    similar = [Query(descriptor) for descriptor in asked]
+    scored = [Query(descriptor, every_term, views[-1], largest) for descriptor in asked]
 
-    def view() -> CameraView:
-        T = np.eye(4)
-        T[:3, 3] = random.uniform(-5.0, 5.0, 3)
-        return CameraView(T, (-0.6, 0.6, -0.4, 0.4), 1.0)
+    def compared(count: int, what: str, queries: Sequence[Query]) -> Comparison:
+        ours, theirs = RetrievalIndex(count, _DESCRIPTOR), faiss.IndexFlatIP(_DESCRIPTOR)
+        for slot in range(count):
+            ours.put(slot, descriptors[slot], views[slot])
+        theirs.add(descriptors[:count])
+        turns = in_turns(
+            lambda n: ours.retrieve(queries[n], k),
+            lambda n: theirs.search(asked[n : n + 1], k),
+            range(rounds),
+        )
+        return Comparison.of(f'{count} keyframes, {what}', turns)
 
     for count in _BANKS:
-        descriptors = random.normal(size=(count + rounds, _DESCRIPTOR)).astype(np.float32)
-        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-        ours = RetrievalIndex(count, _DESCRIPTOR)
-        for slot in range(count):
-            ours.put(slot, descriptors[slot], view())
-        theirs = faiss.IndexFlatIP(_DESCRIPTOR)
-        theirs.add(descriptors[:count])
-        asked, here = descriptors[count:], view()
-
-        def similar(number: int) -> Any:
-            return ours.retrieve(Query(asked[number]), k)  # noqa: B023
-
-        def scored(number: int) -> Any:
-            return ours.retrieve(Query(asked[number], every_term, here, count), k)  # noqa: B023
-
-        def flat(number: int) -> Any:
-            return theirs.search(asked[number : number + 1], k)  # noqa: B023
-
-        assert set(similar(0).slots) == set(flat(0)[1][0]), 'both searches are exact'
-        for what, search in (('similarity alone', similar), ('every term', scored)):
-            turns = in_turns(search, flat, range(rounds))
-            yield Comparison.of(f'{count} keyframes, {what}', turns)
+        yield compared(count, 'similarity alone', similar)
+        yield compared(count, 'every term', scored)
 
 
 # ORB-SLAM3
@@ -365,7 +357,7 @@ def _orbslam3(folder: Path, config: R3Config, quick: bool) -> Comparison:
                 assert source.camera is not None
                 undistorter = Undistorter(source.camera)
                 frames = [undistorter.frame(raw) for raw in source]
-        milliseconds = [timed(lambda: engine.step(frame))[1] for frame in frames]  # noqa: B023
+        milliseconds = [timed(engine.step, frame)[1] for frame in frames]
         ours_ms = median(milliseconds)
     what = f'{engine.predictor.info.name}, step of the engine; ORB-SLAM3, tracking'
     return Comparison(what, len(frames), ours_ms, theirs_ms, ours_ms / theirs_ms, None)
