@@ -12,7 +12,7 @@ PROCESSES ?= $(if $(PYTEST_ARGS),0,2)
 IN_ENVIRONMENT := scripts/in_environment
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench docs clean distclean
+.PHONY: help setup demo test test-all lint bench ratios docs clean distclean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 19
@@ -39,6 +39,9 @@ lint: setup  ## check style, types and spelling
 
 bench: setup  ## measure where the time goes on this machine; MODEL=r3_tiny
 	@$(IN_ENVIRONMENT) r3 bench --quick $(if $(MODEL),--model "$(MODEL)")
+
+ratios: setup  ## compare the speed of this code with benchmarks/stored_ratios.json
+	@$(IN_ENVIRONMENT) python benchmarks/ratios.py
 
 docs: setup  ## build the documentation site, build/docs/index.html
 	@$(IN_ENVIRONMENT) python -m pip install --quiet --constraint requirements/constraints.txt \

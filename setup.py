@@ -15,6 +15,8 @@ VIEW = ['trimesh>=4.0', 'viser>=1.1']
 EXPORT = ['foxglove-sdk>=0.20', 'rerun-sdk>=0.26', 'trimesh>=4.0']
 #: r3 batch. Ray accepts commands without a token before 2.52.
 BATCH = ['ray>=2.52']
+#: r3 bench --against faiss.
+BENCH = ['faiss-cpu>=1.8']
 
 
 def read_version() -> str:
@@ -66,6 +68,7 @@ setup(
         'export': EXPORT,
         'view': VIEW,
         'batch': BATCH,
+        'bench': BENCH,
         # One of them, to match the CUDA of the machine.
         'cuda12': ['cupy-cuda12x>=13.0'],
         'cuda13': ['cupy-cuda13x>=13.6'],

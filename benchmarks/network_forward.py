@@ -18,7 +18,7 @@ import statistics
 import time
 
 from r3_ros.model.backbone import Tokens
-from r3_ros.model.building import build_network
+from r3_ros.model.building import made_up_network
 from r3_ros.model.cache.slots import Slots
 from r3_ros.model.loading import choose_device, choose_precision, DTYPES
 from r3_ros.model.multi_view import FrameFeatures, MultiViewNetwork
@@ -31,17 +31,6 @@ Network = PairNetwork | MultiViewNetwork | PointNetwork | PoseNetwork
 
 #: The part with which the others are compared.
 WHOLE = 'a whole frame'
-
-
-def random_network(variant: str, dtype: torch.dtype, device: torch.device) -> Network:
-    """Return a network of finite, random weights in the precision of a loaded one."""
-    with device:
-        network = build_network((VARIANTS | PAIR_VARIANTS)[variant])
-    assert isinstance(network, Network)
-    for name, parameter in network.named_parameters():
-        if not network.keeps_float32(name):
-            parameter.data = parameter.data.to(dtype)
-    return network.eval().requires_grad_(False)
 
 
 def cached_frames(network: PairNetwork, count: int, images: torch.Tensor) -> FrameCache | None:
@@ -118,7 +107,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = choose_device(args.device)
     precision = choose_precision(args.precision, device)
-    network = random_network(args.variant, DTYPES[precision], device)
+    network = made_up_network((VARIANTS | PAIR_VARIANTS)[args.variant], DTYPES[precision], device)
+    assert isinstance(network, Network)
     width, height = args.size
     if isinstance(network, PairNetwork):
         images = torch.rand(1, 1, 3, height, width, device=device)

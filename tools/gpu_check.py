@@ -21,13 +21,14 @@ import warnings
 import cv2
 import numpy as np
 import psutil
+from r3_ros.commands.bench_against import Comparison, near, official_turns
 from r3_ros.core.atomic_files import atomic_write
 from r3_ros.core.config import ModelConfig, R3Config
 from r3_ros.core.datatypes import Frame, Intrinsics, ModelInfo
 from r3_ros.core.errors import DeviceMemoryError, ModelError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.input.camera_model import CameraModel
-from r3_ros.model.building import build_network
+from r3_ros.model.building import made_up_network
 from r3_ros.model.cache.frame_memory import CacheBudget
 from r3_ros.model.compute_floor import compute_floor
 from r3_ros.model.loading import choose_precision, DTYPES
@@ -110,22 +111,10 @@ class Setup:
 
 @cache
 def network(variant: str, precision: str, device: torch.device) -> R3Network:
-    """Return a network whose made-up weights give answers that differ from image to image."""
-    torch.manual_seed(0)
-    made = build_network(VARIANTS[variant])  # on the host: the same numbers for every device
+    """Return the one network of a variant with made-up weights."""
+    made = made_up_network(VARIANTS[variant], DTYPES[precision], device)
     assert isinstance(made, R3Network)
-    for name, parameter in made.named_parameters():
-        if parameter.ndim > 1:
-            parameter.data.normal_(0.0, parameter[0].numel() ** -0.5)
-        elif name.endswith('gamma'):
-            parameter.data.fill_(0.5)
-        if not made.keeps_float32(name):
-            parameter.data = parameter.data.to(DTYPES[precision])
-    fov = made.cam_dec.fc_fov[0]
-    assert isinstance(fov, torch.nn.Linear)
-    fov.weight.data *= 0.01  # the fields of view are possible
-    fov.bias.data = torch.tensor([0.9, 1.1])
-    return made.to(device).eval().requires_grad_(False)
+    return made
 
 
 def predictor(
@@ -391,34 +380,26 @@ def _process(
 
 
 def official(setup: Setup) -> tuple[bool, dict[str, Any]]:
-    """Time the official loop in its own precision, with as many frames in its cache."""
+    """Time the authors' loop beside ours, with as many frames in both caches."""
     if setup.official is None:
         raise LeftOut('no official code: give --official FOLDER')
-    sys.path.insert(0, str(setup.official))
+    contexts = setup.scale.contexts
+    made = network(setup.scale.variant, setup.precision, setup.device)
     try:
-        from depth_anything_3.cfg import create_object
-        from omegaconf import OmegaConf
-        from R3.models.r3 import R3
-    except ImportError as error:
-        raise LeftOut(f'the official code cannot be imported: {error}') from error
-    if not setup.on_gpu:
-        raise LeftOut('only the large network has an official configuration: needs a GPU')
-    config = OmegaConf.load(setup.official / 'configs' / 'r3-large.yaml')
-    model = R3(create_object(config), online_kv_cache_mode='all', online_verbose=False)
-    model = model.to(setup.device).eval()
+        turns, _ = zip(
+            *official_turns(
+                setup.official, made, setup.precision, max(contexts) + 3, setup.scale.image_size
+            ),
+            strict=True,
+        )
+    except ModelError as error:
+        raise LeftOut(str(error)) from error
     figures: dict[str, Any] = {}
-    milliseconds: list[float] = []
-    image = torch.rand(1, 1, 3, 280, 504, device=setup.device)
-    with torch.inference_mode(), torch.autocast('cuda', dtype=torch.bfloat16):
-        for _ in range(max(setup.scale.contexts) + 3):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            model.forward_online_step(image)
-            torch.cuda.synchronize()
-            milliseconds.append(1e3 * (time.perf_counter() - began))
-    for context in setup.scale.contexts:
-        near = milliseconds[context - 2 : context + 3]
-        figures[f'context {context}: step, ms'] = round(float(np.median(near)), 2)
+    for context in contexts:
+        steps = Comparison.of('', near(turns, context))
+        figures[f'context {context}: official, ours, ms'] = (
+            f'{steps.theirs_ms:.2f}, {steps.ours_ms:.2f} ({steps.ratio:.2f})'
+        )
     return True, figures
 
 

@@ -24,6 +24,7 @@ EXIT_INTERRUPTED = 130
 _OPTIONAL = {
     **dict.fromkeys(('huggingface_hub', 'safetensors', 'torch'), 'r3'),
     **dict.fromkeys(('foxglove', 'rerun', 'trimesh'), 'export'),
+    'faiss': 'bench',
     'ray': 'batch',
     'viser': 'view',
 }

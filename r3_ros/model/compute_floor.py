@@ -2,13 +2,14 @@
 
 Multiplications are counted (:mod:`torch.utils.flop_counter`: of products of matrices,
 convolutions and attention). A forward pass takes at least their number over the rate of a large
-product of matrices, and at least the time to read its weights once. Both rates are measured here,
-with the threads that the network uses.
+product of matrices, and at least the time to read its weights and what is cached of its context
+frames once. Both rates are measured here, with the threads that the network uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 import math
 import time
@@ -41,27 +42,40 @@ class ComputeFloor:
     """What the least time of a frame follows from.
 
     :ivar flops: floating point operations per frame, a multiplication and an addition being two.
-    :ivar weight_bytes: size of the weights.
+    :ivar weight_bytes: size of the weights; ``context_bytes``: of what is cached of a context.
     :ivar flops_per_s: of a product of matrices; ``bytes_per_s``: read and written by a copy.
     """
 
     flops: float
     weight_bytes: int
+    context_bytes: int
     flops_per_s: float
     bytes_per_s: float
 
+    @property
+    def compute_ms(self) -> float:
+        """Least time to compute a frame."""
+        return 1e3 * self.flops / self.flops_per_s
+
+    @property
+    def memory_ms(self) -> float:
+        """Least time to read what a frame needs."""
+        return 1e3 * (self.weight_bytes + self.context_bytes) / self.bytes_per_s
+
+    @property
+    def floor_ms(self) -> float:
+        """Least time of a frame."""
+        return max(self.compute_ms, self.memory_ms)
+
     def against(self, measured_ms: float) -> dict[str, float]:
         """Return all figures by name, with those of a measured time of the network."""
-        compute_ms = 1e3 * self.flops / self.flops_per_s
-        memory_ms = 1e3 * self.weight_bytes / self.bytes_per_s
-        floor_ms = max(compute_ms, memory_ms)
         return {
             **asdict(self),
-            'compute_ms': compute_ms,
-            'memory_ms': memory_ms,
-            'floor_ms': floor_ms,
+            'compute_ms': self.compute_ms,
+            'memory_ms': self.memory_ms,
+            'floor_ms': self.floor_ms,
             'measured_ms': measured_ms,
-            'ratio': measured_ms / floor_ms,
+            'ratio': measured_ms / self.floor_ms,
         }
 
 
@@ -70,19 +84,26 @@ def compute_floor(predictor: NetworkPredictor[Any], frames: Callable[[], int]) -
 
     :param frames: processes some frames with the predictor and returns their number.
     """
-    # Other implementations of attention are not counted on CPUs.
-    attention = sdpa_kernel(SDPBackend.MATH)
-    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
-    with predictor.operation_by_operation(), attention, counter:
+    with predictor.operation_by_operation(), counted_flops() as counter:
         count = frames()
     device = torch.device(predictor.info.device)
     dtype = DTYPES[predictor.info.precision]
     return ComputeFloor(
         counter.get_total_flops() / count,
         predictor.weight_bytes,
+        predictor.context_bytes,
         _product_rate(device, dtype),
         _copy_rate(device),
     )
+
+
+@contextmanager
+def counted_flops() -> Iterator[FlopCounterMode]:
+    """Count the operations that are called while the context lasts."""
+    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
+    # Other implementations of attention are not counted on CPUs.
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        yield counter
 
 
 def _product_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -56,7 +56,8 @@ class Described(Generic[FeaturesT]):
 class NetworkPredictor(ABC, Generic[FeaturesT]):
     """The base of the predictors of a stream that have a network.
 
-    :ivar weight_bytes: size of the network's weights.
+    :ivar network: in evaluation mode, on its device.
+    :ivar weight_bytes: size of its weights.
     :ivar image_size: of the network's input, as ``model.image_size``.
     :ivar error_model: guesses, unless one was fitted to the weights.
     """
@@ -78,6 +79,7 @@ class NetworkPredictor(ABC, Generic[FeaturesT]):
         :param geometry: how images of a width and a height are prepared.
         """
         self.info = info
+        self.network = network
         self.weight_bytes = sum(parameter.nbytes for parameter in network.parameters())
         self.error_model = ErrorModel()
         self.image_size = config.image_size
@@ -91,6 +93,11 @@ class NetworkPredictor(ABC, Generic[FeaturesT]):
     def capacity(self) -> int | None:
         """Number of frames that fit into the cache; None before the first."""
         return self._memory.capacity
+
+    @property
+    def context_bytes(self) -> int:
+        """Size of what is cached of the frames of the largest context so far."""
+        return self._memory.context_bytes
 
     @device_errors()
     @torch.inference_mode()

@@ -207,6 +207,14 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def parts_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the parts of a prediction as text for people; nothing without a network."""
+    parts: Mapping[str, float] | None = report['predict_parts_ms']
+    if parts is not None:
+        listed = ', '.join(f'{name} {value:.1f}' for name, value in parts.items())
+        yield f'predict by part, ms: {listed}'
+
+
 def comparison_lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     """Yield the ratios of two reports as text for people."""
     for name, report in (('A', before), ('B', after)):

@@ -27,7 +27,10 @@ def test_products_convolutions_and_attention_are_counted_per_frame(small_machine
         return 3
 
     predictor = SimpleNamespace(
-        info=ModelInfo('some'), weight_bytes=1000, operation_by_operation=nullcontext
+        info=ModelInfo('some'),
+        weight_bytes=1000,
+        context_bytes=500,
+        operation_by_operation=nullcontext,
     )
     floor = module.compute_floor(predictor, three_frames)
     products, attention = 4 * 8 * 16 + 100 * 5 * 27, 2 * (2 * 64 * 64 * 32)
@@ -36,9 +39,9 @@ def test_products_convolutions_and_attention_are_counted_per_frame(small_machine
 
 
 def test_the_floor_is_the_slower_of_computing_and_reading():
-    computing = module.ComputeFloor(2e9, 1000, 1e11, 1e10).against(60.0)
+    computing = module.ComputeFloor(2e9, 1000, 0, 1e11, 1e10).against(60.0)
     assert computing['floor_ms'] == computing['compute_ms'] == pytest.approx(20.0)
     assert computing['ratio'] == pytest.approx(3.0)
-    reading = module.ComputeFloor(2e3, 10**9, 1e11, 1e10).against(300.0)
+    reading = module.ComputeFloor(2e3, 10**8, 9 * 10**8, 1e11, 1e10).against(300.0)
     assert reading['floor_ms'] == reading['memory_ms'] == pytest.approx(100.0)
     assert reading['ratio'] == pytest.approx(3.0)

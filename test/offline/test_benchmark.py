@@ -12,6 +12,7 @@ from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Frame
 from r3_ros.core.errors import SourceError
 from r3_ros.core.parameter_fields import updated
+from r3_ros.evaluation.bench_figure import draw_stages
 from r3_ros.input.image_decoding import decode_compressed
 from r3_ros.input.open_source import open_source
 from r3_ros.input.source import RawFrame
@@ -41,7 +42,7 @@ def recording(tmp_path_factory):
 def benched(monkeypatch, recording, tmp_path):
     """Run ``r3 bench --json`` with the scripted predictor; return the file."""
     monkeypatch.setattr(factory, 'load_predictor', lambda config: ScriptedPredictor())
-    monkeypatch.setattr(bench, '_rendered', lambda frames: recording)
+    monkeypatch.setattr(bench, 'rendered', lambda frames: recording)
     monkeypatch.setattr(bench, '_WARM_UP', 5)
 
     def run(*arguments):
@@ -104,27 +105,43 @@ def test_the_command_prints_a_table_and_writes_a_report(benched, capsys):
     report = read_report(path)
     assert report['model'] == ScriptedPredictor().info.name
     assert report['floor'] is None
-    assert report['frames'] == COUNT - 5 - bench._COUNTED
+    assert report['frames'] == COUNT - 5 - bench._TAKEN_APART - bench._COUNTED
     assert {'cpu', 'cores', 'system'} <= set(report['machine'])
     assert 'opencv' in report['versions']
     assert report['config']['stream.recent_frames'] == 5
 
 
-def test_a_sweep_changes_the_context(benched, capsys):
+def test_stages_are_drawn(benched, tmp_path):
+    report = read_report(benched('--plot', str(tmp_path / 'stages.png')))
+    assert cv2.imread(str(tmp_path / 'stages.png')).shape[1] > 400
+    report['predict_parts_ms'] = {'transformer': 3.0, 'rest': 0.5}
+    (axes,) = draw_stages(report).axes
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert 'of it transformer  3.0' in labels
+    shown = [float(label.split()[-1]) for label in labels if not label.startswith('of it')]
+    assert sum(shown) == pytest.approx(report['whole_ms']['mean'], abs=0.05 * len(labels))
+
+
+def test_a_sweep_changes_the_context(benched, capsys, monkeypatch):
+    monkeypatch.setattr(bench, '_other_models', lambda config: [])
     report = read_report(benched('--sweep'))
     contexts = [row['config']['stream.retrieved_keyframes'] for row in report['sweep']]
     assert contexts == [3, 6, 12]
     assert 'retrieved_keyframes 12' in capsys.readouterr().out
 
 
-def test_a_sweep_of_r3_tiny_has_sizes_that_it_takes():
-    config = updated(R3Config(), {'model.name': 'r3_tiny'})
-    sizes = {variant.model.image_size for _, variant in bench._sweep(config)}
-    assert len(sizes) >= 3
+def test_a_sweep_changes_size_precision_and_model_too():
+    config = updated(R3Config(), {'model.name': 'r3_tiny', 'model.image_size': 154})
+    models = [variant.model for _, variant in bench._sweep(config)]
+    assert {112, 140, 168} <= {model.image_size for model in models}
+    assert {'fp32', 'bf16'} <= {model.precision for model in models}
+    (classical,) = (model for model in models if model.name == 'classical')
+    assert classical.image_size == 0
+    assert 'r3_tiny' in bench._other_models(R3Config())
 
 
 def test_an_unknown_model_is_refused_before_anything_is_rendered(monkeypatch, capsys):
-    monkeypatch.setattr(bench, '_rendered', lambda frames: pytest.fail('rendered'))
+    monkeypatch.setattr(bench, 'rendered', lambda frames: pytest.fail('rendered'))
     assert main(['bench', '--model', 'nothing']) == 2
     assert 'nothing' in capsys.readouterr().err
 

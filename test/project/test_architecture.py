@@ -53,6 +53,7 @@ ROS_MODULES = {
 LAZY_LIBRARIES = {
     'cupy': {'streaming/keyframes/retrieval.py'},
     'evo': {'evaluation/trajectory_errors.py'},
+    'faiss': {'commands/bench_against.py'},
     'foxglove': {'maps/exports/mcap_recording.py'},
     'gtsam': {'streaming/loops/pose_optimizer.py'},
     'huggingface_hub': {'model/weights/catalogue.py', 'model/weights/download.py'},

@@ -24,6 +24,7 @@ UNDERLAY = sorted(path.parent for path in ROOT.glob('underlay/*/package.xml'))
 PACKAGE_OF = {
     'PIL': 'pillow',
     'cv2': 'opencv-python-headless',
+    'faiss': 'faiss-cpu',
     'foxglove': 'foxglove-sdk',
     'rerun': 'rerun-sdk',
     'yaml': 'pyyaml',
@@ -52,7 +53,7 @@ def requirements_of_setup(extras=True):
     """
     tree = ast.parse(text('setup.py'))
     values = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
-    lists = [values[name] for name in ('R3', 'VIEW', 'EXPORT', 'BATCH')] if extras else []
+    lists = [values[name] for name in ('R3', 'VIEW', 'EXPORT', 'BATCH', 'BENCH')] if extras else []
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == 'install_requires':
             lists.append(node.value)
@@ -125,7 +126,7 @@ def test_what_is_imported_is_declared_for_pip():
 
 def test_networks_viewer_exports_and_batches_are_extras():
     base, extras = requirements_of_setup(extras=False), {'huggingface_hub', 'safetensors', 'torch'}
-    extras |= {'foxglove-sdk', 'ray', 'rerun-sdk', 'trimesh', 'viser'}
+    extras |= {'faiss-cpu', 'foxglove-sdk', 'ray', 'rerun-sdk', 'trimesh', 'viser'}
     assert not base & extras
     assert requirements_of_setup() - base >= extras
 

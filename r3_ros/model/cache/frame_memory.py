@@ -60,6 +60,11 @@ class FrameMemory(Generic[EntryT]):
         largest = max((image.nbytes for image in self._images.values()), default=1)
         return max(self._device_capacity - 1, self._host_bytes // largest)
 
+    @property
+    def context_bytes(self) -> int:
+        """Size of the entries of the largest context so far."""
+        return self._largest_context * self.entry_bytes
+
     def in_full(self, frame_id: int) -> bool:
         """Return whether the entry of a frame is held, and not only its image."""
         return frame_id in self._on_device or frame_id in self._on_host
