@@ -8,15 +8,13 @@ from classical_scene import draw, room, wander
 import cv2
 import pytest
 from r3_ros.commands.cli import main
-from r3_ros.core.errors import ConfigError, SourceError
-from r3_ros.evaluation import batch_runs
+from r3_ros.core.errors import ConfigError, OutputError, SourceError
 from r3_ros.evaluation.batch_runs import (
     BatchRun,
     BatchState,
     load_batch,
     named_runs,
     run_recording,
-    RunKilledError,
     save_batch,
     with_results,
 )
@@ -78,20 +76,35 @@ def test_an_earlier_batch_is_continued_with_its_options_only(tmp_path):
         load_batch(tmp_path, [])
 
 
+def run_of(path, folder):
+    """Return the run of a recording in the folder of a new batch."""
+    (run,) = named_runs([str(path)], [], folder)
+    save_batch(folder, [], [run])
+    return run
+
+
 def test_a_recording_that_is_refused_fails_with_the_words_of_r3_run(tmp_path):
     (tmp_path / 'bad.mp4').write_bytes(b'no video')
-    (bad,) = named_runs([str(tmp_path / 'bad.mp4')], [], tmp_path)
-    run = run_recording(bad, tmp_path, [])
+    run = run_recording(run_of(tmp_path / 'bad.mp4', tmp_path), tmp_path, [], main)
     assert (run.state, run.exit_status) == (BatchState.FAILED, 2)
     assert run.reason.startswith(f'{tmp_path / "bad.mp4"} is no video')
     assert (tmp_path / 'bad.log').read_text().startswith('r3 run: ')
 
 
-@pytest.mark.parametrize('end', ['os.kill(os.getpid(), 9)', 'sys.exit(137)'])
-def test_a_killed_run_is_no_failure_of_the_recording(tmp_path, monkeypatch, end):
-    monkeypatch.setattr(batch_runs, '_PROGRAM', f'import os, sys; {end}')
-    with pytest.raises(RunKilledError, match='SIGKILL'):
-        run_recording(BatchRun('cam', '/a/cam'), tmp_path, [])
+def test_a_run_that_crashes_fails_alone_and_its_log_says_where(tmp_path):
+    def r3(arguments):
+        raise ZeroDivisionError('of frames')
+
+    run = run_recording(run_of('/a/cam', tmp_path), tmp_path, [], r3)
+    assert (run.state, run.exit_status) == (BatchState.FAILED, 1)
+    assert run.reason == 'ZeroDivisionError: of frames'
+    assert 'in r3\n' in (tmp_path / 'cam.log').read_text()
+
+
+def test_a_machine_without_the_folder_of_the_batch_refuses(tmp_path):
+    with pytest.raises(OutputError, match='nodes need the same paths'):
+        run_recording(BatchRun('cam', '/a/cam'), tmp_path / 'out', [], main)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_the_page_links_reports_and_names_failures(tmp_path):
