@@ -6,9 +6,9 @@
 
 Synthetic sequences of 300 frames, drawn by the seed from the grid of ``robustness_grid.py``, and
 every recorded sequence (a folder with rgb/, timestamps.txt, camera.yaml and groundtruth.txt) in
-the folders of --data. With --workers or --address they are shared out by Ray, as by ``r3 eval``;
-on a cluster all machines need this folder at the same path. OUT gets ``robustness.json`` (figures of every sequence, of every group and
-of all), ``robustness.md`` (the tables that are printed) and ``robustness.png``.
+the folders of --data; with --workers or --address several at a time, through Ray. OUT gets
+``robustness.json`` (figures of every sequence, of every group and of all), ``robustness.md`` (the
+tables that are printed) and ``robustness.png``.
 
 - *posed*: share of all frames whose pose follows from the images; *claimed*: that is reported as
   tracked with confidence.

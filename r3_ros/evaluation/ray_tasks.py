@@ -20,6 +20,9 @@ LOCAL = 'local'
 _STOP_S = 10.0
 #: Little, as results are small or files; by default it is a third of the memory.
 _OBJECT_STORE_BYTES = 80 * 2**20
+#: Of what Ray prints when a worker or a node is lost, all but "Task one_task failed. There are 2
+#: retries remaining", with its reason; else there are thirty lines of a log.
+_NOT_PRINTED = r'\A(?!Task )'
 
 Task = TypeVar('Task')
 Result = TypeVar('Result')
@@ -60,6 +63,7 @@ def ray_cluster(settings: RaySettings | None) -> Iterator[None]:
     address, cpus, gpus = settings.address, settings.cpus, settings.gpus
     # Read by Ray when it is imported.
     os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
+    os.environ.setdefault('RAY_DEDUP_LOGS_SKIP_REGEX', _NOT_PRINTED)
     # Of a task that is killed because the memory of its node is nearly used up: without end.
     os.environ['RAY_task_oom_retries'] = str(settings.retries)
     if address == LOCAL:
@@ -136,7 +140,7 @@ def _on_ray(
 
     remote: Any = ray.remote  # its types know fewer options than its documentation
     call = remote(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries)(
-        _call
+        one_task
     )
     waiting, here = iter(tasks), os.getcwd()
     running: dict[Any, Task] = {}
@@ -167,7 +171,7 @@ def _on_ray(
             ray.wait(list(running), num_returns=len(running), timeout=_STOP_S)
 
 
-def _call(function: Callable[[Task], Result], task: Task, folder: str) -> Result:
+def one_task(function: Callable[[Task], Result], task: Task, folder: str) -> Result:
     """Call the function in the folder of the command, if this machine has it."""
     with suppress(OSError):
         os.chdir(folder)

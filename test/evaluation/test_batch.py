@@ -18,6 +18,7 @@ from r3_ros.evaluation.batch_runs import (
     save_batch,
     with_results,
 )
+from r3_ros.evaluation.ray_tasks import ray_cluster, RaySettings, run_tasks, TaskLostError
 from r3_ros.evaluation.report.batch_page import write_batch_page
 
 
@@ -116,7 +117,7 @@ def test_the_page_links_reports_and_names_failures(tmp_path):
     (tmp_path / 'two.log').touch()
     text = write_batch_page(tmp_path, runs).read_text()
     assert '<a href="one/report.html">one</a>' in text and 'two/report.html' not in text
-    assert '1 done, 1 failed' in text and '95.0' in text and '0.5000' in text
+    assert '<b>1</b><span>failed' in text and '95.0' in text and '0.5000' in text
     assert 'no &lt;images&gt;' in text and '<a href="two.log">' in text
 
 
@@ -157,3 +158,44 @@ def test_a_batch_is_run_by_ray_and_continued(tmp_path, capsys):
     assert main(command) == 1
     assert '1 of 2 recordings are done already' in capsys.readouterr().out
     assert (tmp_path / 'out' / 'frames' / 'summary.json').stat().st_ino == first.st_ino
+
+
+def test_tasks_without_ray_keep_their_order_and_raise_their_errors(capsys):
+    def square(number):
+        if number > 2:
+            raise SourceError('too large')
+        return number**2
+
+    results = run_tasks(square, [2, 1, 3], None, 'numbers', str)
+    assert [next(results), next(results)] == [4, 1]
+    assert capsys.readouterr().out == '4\n1\n'
+    with pytest.raises(SourceError, match='too large'):
+        next(results)
+
+
+@pytest.mark.slow  # Ray takes seconds to start
+def test_a_lost_worker_costs_its_attempt_only(tmp_path):
+    pytest.importorskip('ray', reason='tasks are shared out by Ray')
+
+    def task(name):
+        """Take the worker along: never, the first time, or always; or refuse."""
+        import os
+
+        if name == 'refuses':
+            raise ValueError('no')
+        tried = tmp_path / name
+        if name == 'always' or (name == 'once' and not tried.exists()):
+            tried.touch()
+            os.kill(os.getpid(), 9)
+        return name, 'ended'
+
+    settings = RaySettings(workers=2, retries=1)
+    with ray_cluster(settings):
+        names = ['never', 'once', 'always', 'refuses']
+        results = run_tasks(task, names, settings, 'tasks', str, lambda name, e: (name, e))
+        ended = dict(results)
+        assert len(ended) == 4 and ended['never'] == ended['once'] == 'ended'
+        assert isinstance(ended['always'], TaskLostError) and 'attempts: 2' in str(ended['always'])
+        assert isinstance(ended['refuses'], ValueError)
+        with pytest.raises(ValueError, match='no'):
+            list(run_tasks(task, ['refuses'], settings, 'tasks', str))

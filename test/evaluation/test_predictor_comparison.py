@@ -22,7 +22,7 @@ from r3_ros.evaluation.stream_tables import by_confidence, grouped_errors, table
 from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
 import scripted
-from sequences import stamp, write_folder, write_video
+from sequences import stamp, write_folder, write_textured_folder, write_video
 
 SECOND = 10**9
 
@@ -370,6 +370,23 @@ def test_sequences_beyond_the_first_of_a_group_are_not_drawn(tmp_path, predictor
     said = capsys.readouterr().out.splitlines()
     assert [line.split(':')[0] for line in said] == names
     assert len(list((out / 'streams').iterdir())) == 5
+
+
+@pytest.mark.slow  # Ray takes seconds to start
+def test_an_evaluation_by_ray_is_the_same(tmp_path):
+    pytest.importorskip('ray', reason='sequences are shared out by Ray')
+    inputs = [str(write_textured_folder(tmp_path / name, 12)) for name in ('a', 'b')]
+    outputs = tmp_path / 'here', tmp_path / 'by_ray'
+    assert main(['eval', *inputs, '-o', str(outputs[0])]) == 0
+    assert main(['eval', *inputs, '-o', str(outputs[1]), '--workers', '2']) == 0
+    contents = [json.loads((output / 'evaluation.json').read_text()) for output in outputs]
+    for content in contents:
+        for row in content['groups'] + content['streams']:
+            del row['step_ms']
+    assert contents[0]['groups'] == contents[1]['groups']
+    assert contents[0]['streams'] == contents[1]['streams']
+    files = [sorted(p.relative_to(o) for p in o.rglob('*') if p.is_file()) for o in outputs]
+    assert files[0] == files[1]
 
 
 def test_names_make_names_of_files():
