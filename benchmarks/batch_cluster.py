@@ -76,11 +76,11 @@ def render(output: Path, seed: int, frames: int) -> Path:
 @contextmanager
 def nodes_of_one_core(count: int) -> Iterator[Cluster]:
     """Start Ray nodes on this machine."""
-    size = {'num_cpus': 1, 'object_store_memory': 80 * 2**20, 'include_dashboard': False}
-    cluster = Cluster(initialize_head=True, head_node_args=size)
+    size = {'num_cpus': 1, 'object_store_memory': 80 * 2**20}
+    cluster = Cluster(True, head_node_args=size | {'include_dashboard': False})
     try:
         for _ in range(count - 1):
-            cluster.add_node(**{k: v for k, v in size.items() if k != 'include_dashboard'})
+            cluster.add_node(**size)
         cluster.wait_for_nodes()
         yield cluster
     finally:

@@ -301,7 +301,7 @@ def main() -> int:
     parser.add_argument('--model', default='classical')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE')
     parser.add_argument('--output', type=Path, required=True)
-    add_ray_options(parser, address=None)
+    add_ray_options(parser)
     args = parser.parse_args()
     settings: dict[str, Any] = {'model.name': args.model}
     for text in args.set:

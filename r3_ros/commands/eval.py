@@ -73,7 +73,7 @@ def register(subparsers: Any) -> None:
         '--max-frames', metavar='N', type=positive_int, help='of a recording, at most'
     )
     add_config_options(models)
-    add_ray_options(parser, address=None)
+    add_ray_options(parser)
     parser.set_defaults(func=run)
 
 

@@ -116,17 +116,16 @@ def wait_for_interrupt() -> None:
         print()
 
 
-def add_ray_options(parser: argparse.ArgumentParser, address: str | None) -> None:
+def add_ray_options(
+    parser: argparse.ArgumentParser, address: str | None = None, tasks: str = 'recordings'
+) -> None:
     """Add the options that :func:`ray_settings` reads.
 
     :param address: used by default; None: Ray is used only if it is asked for.
+    :param tasks: what is shared out.
     """
-    is_asked = address is None
-    ray = parser.add_argument_group(
-        'Ray',
-        'With --workers or --address the recordings are shared out by Ray; the results are the '
-        'same.' if is_asked else None,
-    )  # fmt: skip
+    asked = f'With --workers or --address {tasks} are shared out by Ray; the result is the same.'
+    ray = parser.add_argument_group('Ray', asked if address is None else None)
     ray.add_argument(
         '--address', metavar='HOST:PORT', default=address,
         help='cluster, of `ray start --head`, or local (default): this machine alone. The nodes '
@@ -134,19 +133,19 @@ def add_ray_options(parser: argparse.ArgumentParser, address: str | None) -> Non
     )  # fmt: skip
     ray.add_argument(
         '--workers', metavar='N', type=positive_int,
-        help='recordings at once, at most (default: as many as the CPUs allow)',
+        help=f'{tasks} at once, at most (default: as many as the CPUs allow)',
     )  # fmt: skip
     ray.add_argument(
         '--cpus-per-run', metavar='N', type=bounded(0.1, 1024), default=1.0,
-        help='CPUs that one recording takes (default: 1)',
+        help='CPUs that each of them takes (default: 1)',
     )  # fmt: skip
     ray.add_argument(
         '--gpus-per-run', metavar='N', type=bounded(0, 16), default=0.0,
-        help='GPUs that one recording takes, or the share of one, such as 0.5 (default: 0)',
+        help='GPUs that each of them takes, or the share of one, such as 0.5 (default: 0)',
     )  # fmt: skip
     ray.add_argument(
         '--retries', metavar='N', type=int, choices=range(11), default=2,
-        help='how often a recording is repeated whose worker or machine was lost (default: 2)',
+        help='how often one is repeated whose worker or machine was lost (default: 2)',
     )  # fmt: skip
 
 
