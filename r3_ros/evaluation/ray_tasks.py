@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 import logging
@@ -114,19 +114,15 @@ def run_tasks(
     :raises TaskLostError: the worker or node of a task was lost too often.
     """
     if settings is None:
-        results: Iterator[Result] = map(function, tasks)
+        results = (function(task) for task in tasks)
     else:
         results = _on_ray(function, tasks, settings, failed)
     # No bar where every refresh would be a line of a log.
-    with tqdm(total=len(tasks), unit=f' {unit}', disable=None) as bar:
-        try:
-            for result in results:
-                bar.write(line(result))
-                bar.update()
-                yield result
-        finally:
-            if isinstance(results, Generator):
-                results.close()
+    with closing(results), tqdm(total=len(tasks), unit=f' {unit}', disable=None) as bar:
+        for result in results:
+            bar.write(line(result))
+            bar.update()
+            yield result
 
 
 def _on_ray(

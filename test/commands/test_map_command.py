@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+import pickle
 
 import cv2
 from map_server import as_map_server_reads
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from r3_ros.commands.cli import main
 from r3_ros.commands.map_merge import join_all
-from r3_ros.core.errors import MergeError
+from r3_ros.core.errors import MapError, MergeError
 from r3_ros.core.geometry import inverse, T_from_quat
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.maps.cloud_file import read_ply
+from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
 from scipy.spatial.transform import Rotation
 from surveyed_room import INTRINSICS, room_map, survey
@@ -238,6 +240,13 @@ def test_maps_that_do_not_meet_are_joined_through_others():
 def test_maps_of_several_places_are_not_joined():
     with pytest.raises(MergeError, match=r'2 maps are left.*: ab \+ bc; yz\. .* no common place'):
         joined(['ab', 'bc', 'yz'])
+
+
+def test_a_damaged_map_is_reported_by_a_worker_as_here(tmp_path):
+    with pytest.raises(MapError) as caught:
+        read_map(tmp_path)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.problem, str(copy)) == (caught.value.problem, str(caught.value))
 
 
 def test_one_map_is_not_enough(folder, tmp_path, capsys):
