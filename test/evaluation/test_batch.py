@@ -1,6 +1,7 @@
 """A batch names its recordings for good, continues where it stopped, and says what failed."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 import json
 import sys
 
@@ -20,6 +21,9 @@ from r3_ros.evaluation.batch_runs import (
 )
 from r3_ros.evaluation.ray_tasks import ray_cluster, RaySettings, run_tasks, TaskLostError
 from r3_ros.evaluation.report.batch_page import write_batch_page
+
+#: Not pytest.importorskip: Ray reads its settings as it is imported.
+needs_ray = pytest.mark.skipif(find_spec('ray') is None, reason='Ray is not installed')
 
 
 def names(inputs, earlier, folder):
@@ -142,9 +146,9 @@ def test_without_ray_the_extra_is_named_and_nothing_is_written(tmp_path, monkeyp
     assert not (tmp_path / 'out').exists()
 
 
+@needs_ray
 @pytest.mark.slow  # Ray takes seconds to start
 def test_a_batch_is_run_by_ray_and_continued(tmp_path, capsys):
-    pytest.importorskip('ray', reason='r3 batch needs Ray')
     (tmp_path / 'frames').mkdir()
     for i, pose in enumerate(wander(6)):
         cv2.imwrite(str(tmp_path / 'frames' / f'{i:03d}.png'), draw(room(), pose)[0])
@@ -173,10 +177,9 @@ def test_tasks_without_ray_keep_their_order_and_raise_their_errors(capsys):
         next(results)
 
 
+@needs_ray
 @pytest.mark.slow  # Ray takes seconds to start
 def test_a_lost_worker_costs_its_attempt_only(tmp_path):
-    pytest.importorskip('ray', reason='tasks are shared out by Ray')
-
     def task(name):
         """Take the worker along: never, the first time, or always; or refuse."""
         import os

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 import json
 
 import cv2
@@ -25,6 +26,8 @@ import scripted
 from sequences import stamp, write_folder, write_textured_folder, write_video
 
 SECOND = 10**9
+#: Not pytest.importorskip: Ray reads its settings as it is imported.
+needs_ray = pytest.mark.skipif(find_spec('ray') is None, reason='Ray is not installed')
 
 
 def turn(degrees, axis='y'):
@@ -372,9 +375,9 @@ def test_sequences_beyond_the_first_of_a_group_are_not_drawn(tmp_path, predictor
     assert len(list((out / 'streams').iterdir())) == 5
 
 
+@needs_ray
 @pytest.mark.slow  # Ray takes seconds to start
 def test_an_evaluation_by_ray_is_the_same(tmp_path):
-    pytest.importorskip('ray', reason='sequences are shared out by Ray')
     inputs = [str(write_textured_folder(tmp_path / name, 12)) for name in ('a', 'b')]
     outputs = tmp_path / 'here', tmp_path / 'by_ray'
     assert main(['eval', *inputs, '-o', str(outputs[0])]) == 0
