@@ -38,6 +38,7 @@ def run_merge(args: argparse.Namespace) -> int:
         raise OutputError(f'{output} cannot be written: {error}') from error
     with levels as folder, ray_cluster(settings):
         join_all(names, Path(folder), output, args.overwrite, join, settings)
+    print(f'written to {output}')
     return 0
 
 

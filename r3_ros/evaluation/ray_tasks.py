@@ -77,7 +77,7 @@ def ray_cluster(settings: RaySettings | None) -> Iterator[None]:
         options = {'include_dashboard': False, 'object_store_memory': _OBJECT_STORE_BYTES}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # of any class, also of this one
+    except Exception as error:  # Ray raises this very class, too
         raise ConfigError(
             f'no Ray cluster at {address}: {error}; if it runs there, RAY_AUTH_MODE and '
             'its token must be the same here'
