@@ -7,8 +7,9 @@ Renders short recordings into OUT/recordings and starts Ray nodes of one core on
 
 - *Throughput*: the recordings on one node, on two, and on one again, as other load may change.
   Wall time is of the whole command. *busy* is the share of it in which a node had a recording;
-  CPU time is of the command, the workers and Ray. Without other load the gain would be twice the
-  ratios of busy and of CPU times.
+  CPU time is of the command, the workers and Ray, also while it waits. If a recording takes no
+  more CPU time on two nodes, the gain without other load would be twice the ratio of the busy
+  shares.
 - *Faults*, on two nodes and with a file that is no video: kill -9 of a worker, of a node (its
   raylet), and of the command itself, each in the middle; then the same command again. It is
   checked that the video alone fails, that no result is written twice, and that all trajectories
@@ -60,8 +61,8 @@ def main() -> int:
             )
         one, two = {key: (rows[0][key] + rows[2][key]) / 2 for key in rows[0]}, rows[1]
         gain = one['wall_s'] / two['wall_s']
-        free = 2 * two['busy'] / one['busy'] * one['cpu_s'] / two['cpu_s']
-        print(f'gain {gain:.2f}; from busy and CPU times {free:.2f}', flush=True)
+        free = 2 * two['busy'] / one['busy']
+        print(f'gain {gain:.2f}; from the busy shares {free:.2f}', flush=True)
         with_faults(recordings, Path(folder) / 'faults', Path(folder) / 'run1')
     return 0
 
