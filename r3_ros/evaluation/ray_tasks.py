@@ -9,6 +9,7 @@ from itertools import islice
 import logging
 import os
 import secrets
+import sys
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -16,8 +17,8 @@ from tqdm import tqdm
 from ..core.errors import ConfigError, R3Error
 
 LOCAL = 'local'
-#: How long cancelled tasks may take to remove their temporary files.
-_STOP_S = 10.0
+#: How long cancelled tasks may take: r3 run ends its frame and writes what it has.
+_STOP_S = 30.0
 #: Little, as results are small or files; by default it is a third of the memory.
 _OBJECT_STORE_BYTES = 80 * 2**20
 #: Of what Ray prints when a worker or a node is lost, all but "Task one_task failed. There are 2
@@ -163,6 +164,7 @@ def _on_ray(
         for reference in running:
             ray.cancel(reference)
         if running:
+            print('stopping what is still running', file=sys.stderr)
             ray.wait(list(running), num_returns=len(running), timeout=_STOP_S)
 
 
