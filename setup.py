@@ -13,7 +13,7 @@ R3 = ['huggingface_hub>=1.0', 'safetensors>=0.8', 'torch>=2.2']
 VIEW = ['trimesh>=4.0', 'viser>=1.1']
 #: Formats of r3 map export.
 EXPORT = ['foxglove-sdk>=0.20', 'rerun-sdk>=0.26', 'trimesh>=4.0']
-#: r3 batch. Ray accepts commands without a token before 2.52.
+#: r3 batch, r3 eval --workers. Ray accepts commands without a token before 2.52.
 BATCH = ['ray>=2.52']
 #: r3 bench --against faiss.
 BENCH = ['faiss-cpu>=1.8']

@@ -2,12 +2,13 @@
 """How often and how well a predictor tracks what it has never seen.
 
     python benchmarks/robustness.py --seed 1 --sequences 48 --output OUT [--model NAME]
-                                    [--data FOLDER...] [--set NAME=VALUE...] [--processes 2]
+                                    [--data FOLDER...] [--set NAME=VALUE...] [--workers 2]
 
 Synthetic sequences of 300 frames, drawn by the seed from the grid of ``robustness_grid.py``, and
 every recorded sequence (a folder with rgb/, timestamps.txt, camera.yaml and groundtruth.txt) in
-the folders of --data. OUT gets ``robustness.json`` (figures of every sequence, of every group and
-of all), ``robustness.md`` (the tables that are printed) and ``robustness.png``.
+the folders of --data; with --workers or --address several at a time, through Ray. OUT gets
+``robustness.json`` (figures of every sequence, of every group and of all), ``robustness.md`` (the
+tables that are printed) and ``robustness.png``.
 
 - *posed*: share of all frames whose pose follows from the images; *claimed*: that is reported as
   tracked with confidence.
@@ -23,11 +24,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed, ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 import json
 import math
-import multiprocessing
 import os
 from pathlib import Path
 import sys
@@ -38,6 +39,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 import numpy as np  # noqa: E402
+from r3_ros.commands.options import add_ray_options, ray_settings  # noqa: E402
 from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.datatypes import Estimate, TrackingState  # noqa: E402
 from r3_ros.core.geometry import mean_rotation, rotation_angle  # noqa: E402
@@ -49,6 +51,7 @@ from r3_ros.evaluation.covariance_errors import (  # noqa: E402
     nees,
     share_inside,
 )
+from r3_ros.evaluation.ray_tasks import ray_cluster, run_tasks  # noqa: E402
 from r3_ros.factory import load_predictor  # noqa: E402
 from r3_ros.input.camera_model import CameraModel  # noqa: E402
 from r3_ros.input.open_source import open_source  # noqa: E402
@@ -57,7 +60,6 @@ from r3_ros.offline.run_files import machine, plain, versions  # noqa: E402
 from r3_ros.offline.stream_run import run_source, RunResult  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from robustness_grid import Cell, draw_cells, FRAMES, GridSequence, TROUBLES  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 
 #: A pose is false beyond this share of the path, or this angle.
 FALSE_SHARE, FALSE_DEG = 0.05, 10.0
@@ -298,8 +300,8 @@ def main() -> int:
     parser.add_argument('--data', nargs='*', type=Path, default=[], metavar='FOLDER')
     parser.add_argument('--model', default='classical')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE')
-    parser.add_argument('--processes', type=int, default=2)
     parser.add_argument('--output', type=Path, required=True)
+    add_ray_options(parser)
     args = parser.parse_args()
     settings: dict[str, Any] = {'model.name': args.model}
     for text in args.set:
@@ -312,15 +314,11 @@ def main() -> int:
     ] + [Task(None, 0, folder, 0) for folder in recorded(args.data)]
     args.output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(args.processes, mp_context=context, max_tasks_per_child=1) as pool:
-        jobs = {pool.submit(judge, task, settings): task for task in tasks}
-        with tqdm(as_completed(jobs), total=len(jobs), unit=' sequences') as progress:
-            for job in progress:
-                row = job.result()
-                rows.append(row)
-                progress.write(line(row))
-                write(args.output, args, rows, complete=False)
+    ray, run = ray_settings(args), partial(judge, settings=settings)
+    with ray_cluster(ray), closing(run_tasks(run, tasks, ray, 'sequences', line)) as results:
+        for row in results:
+            rows.append(row)
+            write(args.output, args, rows, complete=False)
     rows.sort(key=lambda row: (list(order()).index(row['group']), row['name'], row['seed']))
     write(args.output, args, rows, complete=True)
     print((args.output / 'robustness.md').read_text())

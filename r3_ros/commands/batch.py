@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 import os
 from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError, SourceError
-from .options import add_config_options, bounded, config_from
+from .options import add_config_options, add_ray_options, config_from, ray_settings
 
 if TYPE_CHECKING:
     from ..evaluation.batch_runs import BatchRun
@@ -35,42 +37,23 @@ def register(subparsers: Any) -> None:
     parser.add_argument('--output', '-o', metavar='DIR', required=True, help='folder to write')
     parser.add_argument('--camera', metavar='FILE', help='calibration of all, as for r3 run')
     add_config_options(parser)
-    ray = parser.add_argument_group('Ray')
-    ray.add_argument(
-        '--address', metavar='HOST:PORT', default='local',
-        help='cluster, of `ray start --head` (default: this machine alone). Its nodes need this '
-        'package and the same paths of inputs and output',
-    )  # fmt: skip
-    ray.add_argument(
-        '--cpus-per-run', metavar='N', type=bounded(0.1, 1024), default=1.0,
-        help='CPUs that one run takes (default: 1)',
-    )  # fmt: skip
-    ray.add_argument(
-        '--gpus-per-run', metavar='N', type=bounded(0, 16), default=0.0,
-        help='GPUs that one run takes, or the share of one, such as 0.5 (default: 0)',
-    )  # fmt: skip
-    ray.add_argument(
-        '--retries', metavar='N', type=int, choices=range(11), default=2,
-        help='how often a run is repeated whose process or machine was lost (default: 2); a '
-        'recording that r3 run refuses is not repeated',
-    )  # fmt: skip
+    add_ray_options(parser, 'local')
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from ..evaluation.batch_runs import (
         BatchRun,
         BatchState,
         load_batch,
         named_runs,
-        ray_cluster,
-        run_batch,
+        run_recording,
         save_batch,
         with_results,
     )
+    from ..evaluation.ray_tasks import ray_cluster, run_tasks
     from ..evaluation.report.batch_page import write_batch_page
+    from .cli import main
 
     config_from(args)  # a mistake is reported once, and not by each run
     folder, options = Path(os.path.abspath(args.output)), _options(args)
@@ -85,19 +68,16 @@ def run(args: argparse.Namespace) -> int:
     if len(todo) < len(runs):
         print(f'{len(runs) - len(todo)} of {len(runs)} recordings are done already: skipped')
     if todo:
-        cpus, gpus = args.cpus_per_run, args.gpus_per_run
-        with ray_cluster(args.address, cpus, gpus, args.retries):
+        settings = ray_settings(args)
+        with ray_cluster(settings):
             # The names, also for a batch that continues after a kill.
             save_batch(folder, options, list(runs.values()))
+            process = partial(run_recording, folder=folder, options=options, r3=main)
+            results = run_tasks(process, todo, settings, 'recordings', _line, _failed)
             try:
-                with (
-                    closing(run_batch(todo, folder, options, cpus, gpus, args.retries)) as ended,
-                    tqdm(total=len(todo), unit=' recordings', desc='batch') as bar,
-                ):
-                    for each in ended:
+                with closing(results):
+                    for each in results:
                         runs[each.name] = each
-                        bar.write(_line(each))
-                        bar.update()
             except KeyboardInterrupt:
                 print('interrupted; the same command again continues', file=sys.stderr)
                 raise
@@ -140,6 +120,14 @@ def _options(args: argparse.Namespace) -> list[str]:
             raise ConfigError(f'--{name} {value}: there is no such file')
         options += [f'--{name}', value if value == 'none' else os.path.abspath(value)]
     return options + [part for setting in args.set for part in ('--set', setting)]
+
+
+def _failed(run: BatchRun, error: Exception) -> BatchRun:
+    """Return the run as failed, with the first line of the error."""
+    from ..evaluation.batch_runs import BatchState
+
+    reason = (str(error) or repr(error)).splitlines()[0]
+    return replace(run, state=BatchState.FAILED, reason=reason)
 
 
 def _line(run: BatchRun) -> str:

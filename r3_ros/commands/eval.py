@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 import tempfile
 from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError
-from .options import add_config_options, config_from, positive_int
+from .options import (
+    add_config_options,
+    add_ray_options,
+    config_from,
+    positive_int,
+    ray_settings,
+)
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
@@ -68,6 +73,7 @@ def register(subparsers: Any) -> None:
         '--max-frames', metavar='N', type=positive_int, help='of a recording, at most'
     )
     add_config_options(models)
+    add_ray_options(parser)
     parser.set_defaults(func=run)
 
 
@@ -80,7 +86,8 @@ def _evaluate_run(args: argparse.Namespace) -> int:
     from ..evaluation.report.report_page import write_report
     from ..evaluation.run_evaluation import evaluate_run, evaluation_text
 
-    if args.worlds or args.beside or args.model or args.config or args.set:
+    models = (args.worlds, args.beside, args.model, args.config, args.set, ray_settings(args))
+    if any(models):
         raise ConfigError('to run a model, name an output folder with --output')
     if len(args.inputs) != 1 or not args.groundtruth:
         raise ConfigError(
@@ -95,36 +102,35 @@ def _evaluate_run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_model(args: argparse.Namespace) -> int:
-    import cv2
-
     from ..core.atomic_files import atomic_directory
     from ..core.parameter_fields import updated
     from ..evaluation.predictor_comparison import compare_predictors, TABLES
+    from ..evaluation.ray_tasks import ray_cluster
 
-    # Reader, engine and predictor have threads of their own.
-    cv2.setNumThreads(1)
     config = config_from(args)
-    sequences = _sequences(args)
+    sequences = [*_recordings(args), *_worlds(args)]
     predictors = {config.model.name: config}
     if 'classical' in args.beside:
         changes = {'model.name': 'classical', 'model.checkpoint': ''}
         predictors.setdefault('classical', updated(config, changes))
+    settings = ray_settings(args)
     with (
+        ray_cluster(settings),
         atomic_directory(args.output, args.overwrite, marker=TABLES) as folder,
-        tempfile.TemporaryDirectory(prefix='r3_eval_') as temporary,
+        # Inside the folder, which all nodes of a cluster see.
+        tempfile.TemporaryDirectory(dir=folder) as temporary,
     ):
         if 'untrained' in args.beside:
             predictors['untrained'] = _untrained(config, Path(temporary) / 'untrained.safetensors')
-        tables = compare_predictors(
-            sequences, predictors, folder, args.max_frames, report=partial(print, flush=True)
-        )
+        tables = compare_predictors(sequences, predictors, folder, args.max_frames, settings)
     print(f'\n{tables}\nwritten to {args.output}; open {Path(args.output) / TABLES}')
     return 0
 
 
-def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
-    """Return the recordings, opened now, then the worlds, each made when it is needed."""
+def _recordings(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], PosedSequence]]]:
+    """Yield the group of each recording, and what opens it; each is tried now."""
     from ..evaluation.posed_sequences import recorded_sequence
+    from ..evaluation.predictor_comparison import file_name
 
     if not args.inputs and not args.worlds:
         raise ConfigError('name recordings with true poses, or use --worlds')
@@ -134,30 +140,31 @@ def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
             'groundtruth.txt into each'
         )
     truth = Path(args.groundtruth) if args.groundtruth else None
-    recorded: dict[str, PosedSequence] = {}
+    taken: set[str] = set()
     for text in args.inputs:
         path = Path(text)
         stem = name = path.absolute().name
         number = 1
-        while name in recorded:
+        while file_name(name) in taken:
             number += 1
             name = f'{stem} {number}'
-        recorded[name] = recorded_sequence(path, truth, name)
-    return chain(recorded.values(), _worlds(args) if args.worlds else ())
+        taken.add(file_name(name))
+        make = partial(recorded_sequence, path, truth, name)
+        make()
+        yield name, make
 
 
-def _worlds(args: argparse.Namespace) -> Iterator[PosedSequence]:
-    """Return streams of held-out seeds, then of held-out kinds."""
-    import torch
-
+def _worlds(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], PosedSequence]]]:
+    """Yield the group of each world, and what makes it; first those of held-out seeds."""
+    if not args.worlds:
+        return
     from ..learning.training.held_out import GROUPS, held_out_stream
     from ..learning.training.training_settings import load_settings
 
     settings = load_settings(args.training, {'seed': args.seed})
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    for split in GROUPS:
+    for split, group in GROUPS.items():
         for number in range(args.worlds):
-            yield held_out_stream(settings, split, number, args.world_frames, device)
+            yield group, partial(held_out_stream, settings, split, number, args.world_frames)
 
 
 def _untrained(config: R3Config, path: Path) -> R3Config:

@@ -63,7 +63,7 @@ LIBRARIES = (
     Library('viser', 'viser>=1.1', 'view', 'the view in the browser'),
     Library('foxglove', 'foxglove-sdk>=0.20', 'export', 'r3 map export --format mcap'),
     Library('rerun', 'rerun-sdk>=0.26', 'export', 'r3 map export --format rerun'),
-    Library('ray', 'ray>=2.52', 'batch', 'r3 batch'),
+    Library('ray', 'ray>=2.52', 'batch', 'r3 batch, r3 eval --workers'),
 )
 
 

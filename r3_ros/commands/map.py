@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
 import math
 from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
 from ..maps.map_layout import METRES_PER_UNIT, POINT_FORMATS
-from .options import add_set_option, bounded, parsed_settings, print_rows, size_text
+from .map_merge import run_merge
+from .options import (
+    add_ray_options,
+    add_set_option,
+    bounded,
+    parsed_settings,
+    print_rows,
+    size_text,
+)
 
 if TYPE_CHECKING:
     from ..maps.saved_map import SavedMap
@@ -63,15 +70,18 @@ def register(subparsers: Any) -> None:
 
     merge = actions.add_parser(
         'merge',
-        help='join two maps of overlapping places',
-        description='Locate keyframes of B in A by the model that made both, and join the two in '
-        'the frame and unit of A. Maps of different places are refused.',
+        help='join maps of overlapping places',
+        description='Locate keyframes of a map in another one by the model that made both, and '
+        'join the two in the frame and unit of the first. Of more than two maps, pairs are '
+        'joined, then pairs of these, until one is left. Maps of different places are refused.',
     )
-    merge.add_argument('first', metavar='A', help='a map folder, or the output of r3 run')
-    merge.add_argument('second', metavar='B', help='likewise; it is moved to its place in A')
+    merge.add_argument(
+        'maps', metavar='MAP', nargs='+', help='map folders, or outputs of r3 run; two or more'
+    )
     merge.add_argument('--output', '-o', metavar='C', required=True, help='map folder to write')
     merge.add_argument('--overwrite', action='store_true', help='replace an earlier map')
     add_set_option(merge, 'model.checkpoint=FILE')
+    add_ray_options(merge, tasks='pairs of maps')
     merge.set_defaults(func=run_merge)
 
 
@@ -236,38 +246,3 @@ def _export_grid(saved: SavedMap, args: argparse.Namespace) -> None:
         f'occupied {occupied:.1%}, free {free:.1%}, unknown {1 - occupied - free:.1%}; '
         f'floor at {grid.floor.offset:.2f} m'
     )
-
-
-def run_merge(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from ..core.config import R3Config
-    from ..core.parameter_fields import updated
-    from ..factory import load_predictor
-    from ..maps.reading import read_map
-    from ..maps.writing import write_map
-    from ..offline.map_merging.merging import merge_maps
-    from ..offline.run_files import map_folder
-
-    first, second = (read_map(map_folder(path)) for path in (args.first, args.second))
-    name = first.facts.model_name
-    config = updated(R3Config(), {'model.name': name, **parsed_settings(args.set, R3Config())})
-    with (
-        closing(load_predictor(config)) as predictor,
-        tqdm(desc='locating', unit=' keyframes', disable=None) as bar,
-    ):
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update()
-
-        merge = merge_maps(first, second, predictor, config, show)
-    size = write_map(args.output, merge.saved, overwrite=args.overwrite)
-    saved = merge.saved
-    print(
-        f'{merge.located} keyframes of B are located in A, and {merge.agreeing} of them agree: '
-        f'B is scaled by {merge.scale:.3f} and turned by {merge.turn_deg:.1f} degrees\n'
-        f'{args.output}: {len(saved.keyframes)} keyframes, {len(saved.trajectory)} poses, '
-        f'{len(saved.points)} points, {saved.unit_name}, {size_text(size)}'
-    )
-    return 0

@@ -14,6 +14,7 @@ from ..core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
+    from ..evaluation.ray_tasks import RaySettings
     from ..viewer.scene import Scene
 
 _WIDTH = 96
@@ -113,6 +114,50 @@ def wait_for_interrupt() -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         print()
+
+
+def add_ray_options(
+    parser: argparse.ArgumentParser, address: str | None = None, tasks: str = 'recordings'
+) -> None:
+    """Add the options that :func:`ray_settings` reads.
+
+    :param address: used by default; None: Ray is used only if it is asked for.
+    :param tasks: what is shared out.
+    """
+    asked = f'With --workers or --address {tasks} are shared out by Ray; the result is the same.'
+    ray = parser.add_argument_group('Ray', asked if address is None else None)
+    ray.add_argument(
+        '--address', metavar='HOST:PORT', default=address,
+        help='cluster, of `ray start --head`, or local (default): this machine alone. The nodes '
+        'of a cluster need this package and the same paths of inputs and output',
+    )  # fmt: skip
+    ray.add_argument(
+        '--workers', metavar='N', type=positive_int,
+        help=f'{tasks} at once, at most (default: as many as the CPUs allow)',
+    )  # fmt: skip
+    ray.add_argument(
+        '--cpus-per-run', metavar='N', type=bounded(0.1, 1024), default=1.0,
+        help='CPUs that each of them takes (default: 1)',
+    )  # fmt: skip
+    ray.add_argument(
+        '--gpus-per-run', metavar='N', type=bounded(0, 16), default=0.0,
+        help='GPUs that each of them takes, or the share of one, such as 0.5 (default: 0)',
+    )  # fmt: skip
+    ray.add_argument(
+        '--retries', metavar='N', type=int, choices=range(11), default=2,
+        help='how often one is repeated whose worker or machine was lost (default: 2)',
+    )  # fmt: skip
+
+
+def ray_settings(args: argparse.Namespace) -> RaySettings | None:
+    """Return how Ray is used; None: it is not."""
+    from ..evaluation.ray_tasks import LOCAL, RaySettings
+
+    if args.address is None and args.workers is None:
+        return None
+    return RaySettings(
+        args.address or LOCAL, args.workers, args.cpus_per_run, args.gpus_per_run, args.retries
+    )
 
 
 def add_config_options(parser: argparse._ActionsContainer) -> None:

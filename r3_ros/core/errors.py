@@ -1,5 +1,7 @@
 """The errors of r3_ros. Each message states what was wrong and what to do about it."""
 
+from __future__ import annotations
+
 import enum
 
 
@@ -70,3 +72,7 @@ class MapError(R3Error):
     def __init__(self, problem: MapProblem, message: str) -> None:
         super().__init__(message)
         self.problem = problem
+
+    def __reduce__(self) -> tuple[type[MapError], tuple[MapProblem, str]]:
+        # An exception is copied to another process by its message alone.
+        return type(self), (self.problem, str(self))

@@ -8,47 +8,27 @@ stopped at any time and continued later.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 import enum
 import json
-import logging
 import os
 from pathlib import Path
 import re
-import secrets
-import signal
 import socket
-import subprocess
-import sys
 import time
-from typing import Any
+import traceback
 
-from ..core.errors import ConfigError, R3Error, SourceError
+from ..core.errors import ConfigError, OutputError, SourceError
 from ..offline.run_files import load_summary, write_json
 from .run_evaluation import EVALUATION
 
 BATCH = 'batch.json'
 #: Of r3 run: the results are written, but many frames were left out.
 _LEFT_OUT = 3
-#: How long stopped runs may take to remove their temporary files.
-_STOP_S = 10.0
-#: Little, as results are files; by default it is a third of the memory.
-_OBJECT_STORE_BYTES = 80 * 2**20
-#: The run ends with the process that started it: if Ray's worker is killed, another one repeats
-#: the recording. 1 is PR_SET_PDEATHSIG of prctl(2), which only Linux has.
-_PROGRAM = """
-import ctypes, signal, sys
-if sys.platform == 'linux':
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-from r3_ros.commands.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-class RunKilledError(R3Error):
-    """The process of a run was killed: it may succeed when it is repeated."""
+#: Of a run that raised what it should not have.
+_CRASHED = 1
 
 
 class BatchState(enum.Enum):
@@ -167,135 +147,38 @@ def save_batch(folder: Path, options: Sequence[str], runs: Sequence[BatchRun]) -
     write_json(folder / BATCH, {'options': list(options), 'runs': content})
 
 
-@contextmanager
-def ray_cluster(address: str, cpus: float, gpus: float, retries: int) -> Iterator[None]:
-    """Start Ray on this machine, or connect to a cluster; disconnect afterwards.
+def run_recording(
+    run: BatchRun, folder: Path, options: Sequence[str], r3: Callable[[list[str]], int]
+) -> BatchRun:
+    """Process one recording by ``r3 run`` in this process; what it prints goes to ``NAME.log``.
 
-    :param address: of the cluster; ``local`` starts one.
-    :param cpus, gpus: what a run needs.
-    :param retries: of a run that Ray kills because the memory of its node is nearly used up.
-    :raises ConfigError: no cluster there, or no node of it has so much.
+    :param folder: with the ``batch.json`` of this run.
+    :param options: for ``r3 run``; ``r3``: the command, which returns its exit status.
+    :raises OutputError: the folder is not on this machine.
     """
-    # Read by Ray when it is imported.
-    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
-    os.environ['RAY_task_oom_retries'] = str(retries)  # by default without end
-    if address == 'local':
-        # Ray listens to the network and runs what it is sent, so only this process knows a token.
-        os.environ['RAY_AUTH_MODE'] = 'token'
-        os.environ.setdefault('RAY_AUTH_TOKEN', secrets.token_hex(32))
-    import ray
-    from ray.exceptions import RayError
-
-    options: dict[str, Any] = {}
-    if address == 'local':
-        options = {'include_dashboard': False, 'object_store_memory': _OBJECT_STORE_BYTES}
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f'no Ray cluster at {address}: {error}; if it runs there, RAY_AUTH_MODE and '
-            'its token must be the same here'
-        ) from error
-    try:
-        nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
-        if not any(n.get('CPU', 0) >= cpus and n.get('GPU', 0) >= gpus for n in nodes):
-            raise ConfigError(
-                f'no node has {cpus:g} CPUs and {gpus:g} GPUs, as a run was to take; they have '
-                + ', '.join(f'{n.get("CPU", 0):g} and {n.get("GPU", 0):g}' for n in nodes)
-            )
-        yield
-    finally:
-        ray.shutdown()
-
-
-def run_batch(
-    runs: Sequence[BatchRun],
-    folder: Path,
-    options: Sequence[str],
-    cpus: float,
-    gpus: float,
-    retries: int,
-) -> Generator[BatchRun, None, None]:
-    """Run recordings in a :func:`ray_cluster`; yield each when it has ended.
-
-    Closing the iterator stops those that are running.
-
-    :param options: for ``r3 run``, with absolute paths.
-    :param retries: how often a run is repeated whose process, worker or node was killed.
-    """
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    remote: Any = ray.remote  # its types know fewer options than its documentation
-    task = remote(
-        num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=[RunKilledError]
-    )(run_recording)
-    pending = {task.remote(run, folder, options): run for run in runs}
-    try:
-        while pending:
-            (reference,), _ = ray.wait(list(pending))
-            run = pending.pop(reference)
-            try:
-                yield _seen_from_here(ray.get(reference), folder)
-            except RayError as error:
-                cause = error.cause if isinstance(error, RayTaskError) else error
-                reason = (str(cause) or repr(cause)).splitlines()[0]
-                if not isinstance(error, RayTaskError) or isinstance(cause, RunKilledError):
-                    reason += f' (attempts: {1 + retries})'
-                yield replace(run, state=BatchState.FAILED, reason=reason)
-    finally:
-        for reference in pending:
-            ray.cancel(reference)
-        if pending:
-            ray.wait(list(pending), num_returns=len(pending), timeout=_STOP_S)
-
-
-def _seen_from_here(run: BatchRun, folder: Path) -> BatchRun:
-    """Return the run with its numbers; as failed if its folder is not here."""
-    if run.state is not BatchState.DONE:
-        return run
-    found = with_results(run, folder)
-    if found.state is BatchState.DONE:
-        return found
-    reason = f'{folder / run.name} was written on {run.node} and is not here: share the folder'
-    return replace(run, state=BatchState.FAILED, reason=reason)
-
-
-def run_recording(run: BatchRun, folder: Path, options: Sequence[str]) -> BatchRun:
-    """Process one recording by ``r3 run`` in a process of its own.
-
-    :raises RunKilledError: the process was killed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+    node = socket.gethostname()
+    if not (folder / BATCH).is_file():
+        raise OutputError(f'{folder} is not on {node}: all nodes need the same paths')
     # An output that is there is incomplete; r3 run replaces nothing but outputs of its own.
     output = ['--output', str(folder / run.name), '--overwrite']
-    command = [sys.executable, '-c', _PROGRAM, 'run', run.input, *output, *options]
     log = folder / f'{run.name}.log'
     start = time.monotonic()
-    with log.open('wb') as file:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
-        )
-        try:
-            # An interrupt by Ray arrives between two waits.
-            while process.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=1.0)
-        finally:
-            process.terminate()
-            process.wait()
-    status = process.returncode
-    if status < 0 or status > 128:
-        number = -status if status < 0 else status - 128
-        raise RunKilledError(f'r3 run was killed by {signal.Signals(number).name}, see {log}')
-    lines = log.read_text(encoding='utf-8', errors='replace').split('\n')
+    with log.open('w', encoding='utf-8', buffering=1) as file:
+        with redirect_stdout(file), redirect_stderr(file):
+            try:
+                status = r3(['run', run.input, *output, *options])
+            except Exception:
+                traceback.print_exc()
+                status = _CRASHED
+    lines = log.read_text(encoding='utf-8').split('\n')
     last = next((line.strip() for line in reversed(lines) if line.strip()), 'it printed nothing')
     reason = '' if status == 0 else last.removeprefix('r3 run: ')
-    return replace(
+    ended = replace(
         run,
         state=BatchState.DONE if status in (0, _LEFT_OUT) else BatchState.FAILED,
         reason=reason,
         exit_status=status,
-        node=socket.gethostname(),
+        node=node,
         seconds=time.monotonic() - start,
     )
+    return with_results(ended, folder)

@@ -8,16 +8,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 import math
 from pathlib import Path
 import re
+import socket
 from typing import Any
+
+import cv2
 
 from ..core.atomic_files import atomic_write
 from ..core.config import R3Config
 from ..core.datatypes import ModelInfo
+from ..core.errors import OutputError
 from ..core.parameter_fields import flattened
 from ..core.trajectory_file import write_tum
 from ..factory import load_engine
@@ -26,55 +32,102 @@ from ..maps.cloud_file import write_points
 from ..offline.run_files import machine, versions, write_json
 from .comparison_figures import draw_depths, draw_trajectories
 from .posed_sequences import PosedSequence
+from .ray_tasks import RaySettings, run_tasks
 from .stream_results import constant_velocity, run_predictor, StreamResult
 from .stream_tables import group_errors, grouped_errors, tables_text
 
 #: Marks a folder as an evaluation.
 TABLES = 'evaluation.md'
-_FIGURES = 'figures'
+_FIGURES, _STREAMS = 'figures', 'streams'
 _DRAWN_PER_GROUP = 3
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A sequence by its number; whether its figures are drawn."""
+
+    number: int
+    make: Callable[[], PosedSequence]
+    is_drawn: bool
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """Results of all predictors on a sequence, without maps; the predictors by their names."""
+
+    number: int
+    results: list[StreamResult]
+    models: dict[str, ModelInfo]
+
+
 def compare_predictors(
-    sequences: Iterable[PosedSequence],
+    sequences: Sequence[tuple[str, Callable[[], PosedSequence]]],
     predictors: Mapping[str, R3Config],
     folder: Path,
     max_frames: int | None = None,
-    report: Callable[[str], object] = print,
+    settings: RaySettings | None = None,
 ) -> str:
     """Run every predictor on every sequence and write the folder.
 
+    :param sequences: group of each, and what makes it.
     :param predictors: by their names in the tables.
-    :param report: called with the main errors of each stream.
+    :param settings: of the Ray cluster that is open; None: all run in this process.
     :returns: the tables as text.
     :raises R3Error: a predictor or a sequence cannot be used.
     """
+    for name in (_FIGURES, _STREAMS):
+        (folder / name).mkdir()
+    drawn: Counter[str] = Counter()
+    tasks = []
+    for number, (group, make) in enumerate(sequences):
+        tasks.append(_Task(number, make, drawn[group] < _DRAWN_PER_GROUP))
+        drawn[group] += 1
+    evaluate = partial(
+        _evaluated, predictors=dict(predictors), folder=folder, max_frames=max_frames
+    )
+    ended: dict[int, _Evaluated] = {}
+    with closing(run_tasks(evaluate, tasks, settings, 'sequences', _lines)) as results:
+        for each in results:
+            ended[each.number] = each
+    in_order = [ended[number] for number in range(len(tasks))]
+    models = in_order[-1].models
+    return _write(folder, [r for each in in_order for r in each.results], predictors, models)
+
+
+def _evaluated(
+    task: _Task, predictors: Mapping[str, R3Config], folder: Path, max_frames: int | None
+) -> _Evaluated:
+    """Run every predictor on a sequence; write its streams and figures."""
+    if not (folder / _STREAMS).is_dir():
+        raise OutputError(
+            f'{folder} is not on {socket.gethostname()}: all nodes need the same paths'
+        )
+    # Reader, engine and predictor have threads of their own.
+    cv2.setNumThreads(1)
+    sequence = task.make()
     results: list[StreamResult] = []
     models: dict[str, ModelInfo] = {}
-    drawn: Counter[str] = Counter()
-    for sequence in sequences:
-        of_sequence = []
-        for name, config in predictors.items():
-            engine = load_engine(config)
-            try:
-                models[name] = engine.predictor.info
-                of_sequence.append(run_predictor(sequence, name, engine, max_frames))
-            finally:
-                engine.close()
-            report(_line(of_sequence[-1]))
-        baseline = constant_velocity(sequence, of_sequence[0].stamps_ns)
-        of_sequence += [baseline] if baseline is not None else []
-        stem = file_name(sequence.name)
-        _write_stream(folder / 'streams' / stem, of_sequence)
-        if drawn[sequence.group] < _DRAWN_PER_GROUP:
-            figures = folder / _FIGURES
-            figures.mkdir(exist_ok=True)
-            draw_depths(figures / f'{stem}_depth.png', sequence, of_sequence)
-            draw_trajectories(figures / f'{stem}_trajectories.png', sequence, of_sequence)
-            drawn[sequence.group] += 1
-        # Maps of hundreds of streams would not fit into memory.
-        results += [replace(r, cloud=Cloud.empty(), depth_maps={}) for r in of_sequence]
-    return _write(folder, results, predictors, models)
+    for name, config in predictors.items():
+        engine = load_engine(config)
+        try:
+            models[name] = engine.predictor.info
+            results.append(run_predictor(sequence, name, engine, max_frames))
+        finally:
+            engine.close()
+    baseline = constant_velocity(sequence, results[0].stamps_ns)
+    results += [baseline] if baseline is not None else []
+    stem = file_name(sequence.name)
+    _write_stream(folder / _STREAMS / stem, results)
+    if task.is_drawn:
+        draw_depths(folder / _FIGURES / f'{stem}_depth.png', sequence, results)
+        draw_trajectories(folder / _FIGURES / f'{stem}_trajectories.png', sequence, results)
+    # Maps of hundreds of streams would not fit into memory.
+    small = [replace(result, cloud=Cloud.empty(), depth_maps={}) for result in results]
+    return _Evaluated(task.number, small, models)
+
+
+def _lines(evaluated: _Evaluated) -> str:
+    return '\n'.join(_line(r) for r in evaluated.results if r.predictor in evaluated.models)
 
 
 def _line(result: StreamResult) -> str:
@@ -95,7 +148,7 @@ def file_name(name: str) -> str:
 
 
 def _write_stream(folder: Path, results: Sequence[StreamResult]) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)  # of a worker that was lost
     for result in results:
         stem, poses = file_name(result.predictor), result.estimate
         if len(poses):

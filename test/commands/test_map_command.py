@@ -1,15 +1,20 @@
 """``r3 map``: what it prints and writes is what the map holds."""
 
 import dataclasses
+from pathlib import Path
+import pickle
 
 import cv2
 from map_server import as_map_server_reads
 import numpy as np
 import pytest
 from r3_ros.commands.cli import main
+from r3_ros.commands.map_merge import join_all
+from r3_ros.core.errors import MapError, MergeError
 from r3_ros.core.geometry import inverse, T_from_quat
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.maps.cloud_file import read_ply
+from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
 from scipy.spatial.transform import Rotation
 from surveyed_room import INTRINSICS, room_map, survey
@@ -201,3 +206,50 @@ def test_parameters_and_the_height_of_the_floor_can_be_given(metric_folder, tmp_
     assert '# floor at -0.020 m' in (tmp_path / 'plan' / 'map.yaml').read_text()
     assert export(metric_folder, 'grid', tmp_path / 'x', '--set', 'occupancy.resolution=9') == 2
     assert 'occupancy.resolution' in capsys.readouterr().err
+
+
+def joined(names):
+    """Join maps named by the places they hold; return the pairs that were tried, by level."""
+    places, tried = {Path(name): set(name) for name in names}, []
+
+    def join(pair):
+        tried.append((*pair.names, str(pair.output), pair.overwrite))
+        if places[pair.first].isdisjoint(places[pair.second]):
+            return dataclasses.replace(pair, text='no common place')
+        places[pair.output] = places[pair.first] | places[pair.second]
+        return dataclasses.replace(pair, is_joined=True)
+
+    join_all({Path(n): n for n in names}, Path('levels'), Path('all'), False, join, None)
+    return tried
+
+
+def test_many_maps_are_joined_in_a_tree():
+    assert joined(['ab', 'bc', 'cd', 'de', 'ef']) == [
+        ('ab', 'bc', 'levels/0', True),
+        ('cd', 'de', 'levels/1', True),
+        ('ab + bc', 'cd + de', 'levels/2', True),
+        ('ab + bc + cd + de', 'ef', 'all', False),
+    ]
+
+
+def test_maps_that_do_not_meet_are_joined_through_others():
+    pairs = [pair[:2] for pair in joined(['ab', 'cd', 'bc'])]
+    assert pairs == [('ab', 'cd'), ('ab', 'bc'), ('ab + bc', 'cd')]
+
+
+def test_maps_of_several_places_are_not_joined():
+    with pytest.raises(MergeError, match=r'2 maps are left.*: ab \+ bc; yz\. .* no common place'):
+        joined(['ab', 'bc', 'yz'])
+
+
+def test_a_damaged_map_is_reported_by_a_worker_as_here(tmp_path):
+    with pytest.raises(MapError) as caught:
+        read_map(tmp_path)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.problem, str(copy)) == (caught.value.problem, str(caught.value))
+
+
+def test_one_map_is_not_enough(folder, tmp_path, capsys):
+    assert run('merge', folder, folder, '-o', tmp_path / 'out') == 2
+    assert 'name two maps or more' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """A batch names its recordings for good, continues where it stopped, and says what failed."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 import json
 import sys
 
@@ -8,19 +9,21 @@ from classical_scene import draw, room, wander
 import cv2
 import pytest
 from r3_ros.commands.cli import main
-from r3_ros.core.errors import ConfigError, SourceError
-from r3_ros.evaluation import batch_runs
+from r3_ros.core.errors import ConfigError, OutputError, SourceError
 from r3_ros.evaluation.batch_runs import (
     BatchRun,
     BatchState,
     load_batch,
     named_runs,
     run_recording,
-    RunKilledError,
     save_batch,
     with_results,
 )
+from r3_ros.evaluation.ray_tasks import ray_cluster, RaySettings, run_tasks, TaskLostError
 from r3_ros.evaluation.report.batch_page import write_batch_page
+
+#: Not pytest.importorskip: Ray reads its settings as it is imported.
+needs_ray = pytest.mark.skipif(find_spec('ray') is None, reason='Ray is not installed')
 
 
 def names(inputs, earlier, folder):
@@ -78,20 +81,35 @@ def test_an_earlier_batch_is_continued_with_its_options_only(tmp_path):
         load_batch(tmp_path, [])
 
 
+def run_of(path, folder):
+    """Return the run of a recording in the folder of a new batch."""
+    (run,) = named_runs([str(path)], [], folder)
+    save_batch(folder, [], [run])
+    return run
+
+
 def test_a_recording_that_is_refused_fails_with_the_words_of_r3_run(tmp_path):
     (tmp_path / 'bad.mp4').write_bytes(b'no video')
-    (bad,) = named_runs([str(tmp_path / 'bad.mp4')], [], tmp_path)
-    run = run_recording(bad, tmp_path, [])
+    run = run_recording(run_of(tmp_path / 'bad.mp4', tmp_path), tmp_path, [], main)
     assert (run.state, run.exit_status) == (BatchState.FAILED, 2)
     assert run.reason.startswith(f'{tmp_path / "bad.mp4"} is no video')
     assert (tmp_path / 'bad.log').read_text().startswith('r3 run: ')
 
 
-@pytest.mark.parametrize('end', ['os.kill(os.getpid(), 9)', 'sys.exit(137)'])
-def test_a_killed_run_is_no_failure_of_the_recording(tmp_path, monkeypatch, end):
-    monkeypatch.setattr(batch_runs, '_PROGRAM', f'import os, sys; {end}')
-    with pytest.raises(RunKilledError, match='SIGKILL'):
-        run_recording(BatchRun('cam', '/a/cam'), tmp_path, [])
+def test_a_run_that_crashes_fails_alone_and_its_log_says_where(tmp_path):
+    def r3(arguments):
+        raise ZeroDivisionError('of frames')
+
+    run = run_recording(run_of('/a/cam', tmp_path), tmp_path, [], r3)
+    assert (run.state, run.exit_status) == (BatchState.FAILED, 1)
+    assert run.reason == 'ZeroDivisionError: of frames'
+    assert 'in r3\n' in (tmp_path / 'cam.log').read_text()
+
+
+def test_a_machine_without_the_folder_of_the_batch_refuses(tmp_path):
+    with pytest.raises(OutputError, match='nodes need the same paths'):
+        run_recording(BatchRun('cam', '/a/cam'), tmp_path / 'out', [], main)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_the_page_links_reports_and_names_failures(tmp_path):
@@ -103,7 +121,7 @@ def test_the_page_links_reports_and_names_failures(tmp_path):
     (tmp_path / 'two.log').touch()
     text = write_batch_page(tmp_path, runs).read_text()
     assert '<a href="one/report.html">one</a>' in text and 'two/report.html' not in text
-    assert '1 done, 1 failed' in text and '95.0' in text and '0.5000' in text
+    assert '<b>1</b><span>failed' in text and '95.0' in text and '0.5000' in text
     assert 'no &lt;images&gt;' in text and '<a href="two.log">' in text
 
 
@@ -128,9 +146,9 @@ def test_without_ray_the_extra_is_named_and_nothing_is_written(tmp_path, monkeyp
     assert not (tmp_path / 'out').exists()
 
 
+@needs_ray
 @pytest.mark.slow  # Ray takes seconds to start
 def test_a_batch_is_run_by_ray_and_continued(tmp_path, capsys):
-    pytest.importorskip('ray', reason='r3 batch needs Ray')
     (tmp_path / 'frames').mkdir()
     for i, pose in enumerate(wander(6)):
         cv2.imwrite(str(tmp_path / 'frames' / f'{i:03d}.png'), draw(room(), pose)[0])
@@ -144,3 +162,43 @@ def test_a_batch_is_run_by_ray_and_continued(tmp_path, capsys):
     assert main(command) == 1
     assert '1 of 2 recordings are done already' in capsys.readouterr().out
     assert (tmp_path / 'out' / 'frames' / 'summary.json').stat().st_ino == first.st_ino
+
+
+def test_tasks_without_ray_keep_their_order_and_raise_their_errors(capsys):
+    def square(number):
+        if number > 2:
+            raise SourceError('too large')
+        return number**2
+
+    results = run_tasks(square, [2, 1, 3], None, 'numbers', str)
+    assert [next(results), next(results)] == [4, 1]
+    assert capsys.readouterr().out == '4\n1\n'
+    with pytest.raises(SourceError, match='too large'):
+        next(results)
+
+
+@needs_ray
+@pytest.mark.slow  # Ray takes seconds to start
+def test_a_lost_worker_costs_its_attempt_only(tmp_path):
+    def task(name):
+        """Take the worker along: never, the first time, or always; or refuse."""
+        import os
+
+        if name == 'refuses':
+            raise ValueError('no')
+        tried = tmp_path / name
+        if name == 'always' or (name == 'once' and not tried.exists()):
+            tried.touch()
+            os.kill(os.getpid(), 9)
+        return name, 'ended'
+
+    settings = RaySettings(workers=2, retries=1)
+    with ray_cluster(settings):
+        names = ['never', 'once', 'always', 'refuses']
+        results = run_tasks(task, names, settings, 'tasks', str, lambda name, e: (name, e))
+        ended = dict(results)
+        assert len(ended) == 4 and ended['never'] == ended['once'] == 'ended'
+        assert isinstance(ended['always'], TaskLostError) and 'attempts: 2' in str(ended['always'])
+        assert isinstance(ended['refuses'], ValueError)
+        with pytest.raises(ValueError, match='no'):
+            list(run_tasks(task, ['refuses'], settings, 'tasks', str))

@@ -1,6 +1,8 @@
 """Evaluation of models: measures against cases worked out by hand, its files, its refusals."""
 
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 import json
 
 import cv2
@@ -21,9 +23,11 @@ from r3_ros.evaluation.stream_tables import by_confidence, grouped_errors, table
 from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
 import scripted
-from sequences import stamp, write_folder, write_video
+from sequences import stamp, write_folder, write_textured_folder, write_video
 
 SECOND = 10**9
+#: Not pytest.importorskip: Ray reads its settings as it is imported.
+needs_ray = pytest.mark.skipif(find_spec('ray') is None, reason='Ray is not installed')
 
 
 def turn(degrees, axis='y'):
@@ -357,18 +361,35 @@ def test_the_files_of_an_evaluation(tmp_path, predictor, capsys):
 
 
 @pytest.mark.slow
-def test_sequences_beyond_the_first_of_a_group_are_not_drawn(tmp_path, predictor):
+def test_sequences_beyond_the_first_of_a_group_are_not_drawn(tmp_path, predictor, capsys):
     folder = write_folder(tmp_path / 'walk', count=6)
-    sequences = [recorded_sequence(folder, name=f'walk {k}') for k in range(5)]
-    for sequence in sequences:
-        sequence.group = 'walks'
-    said = []
-    (tmp_path / 'out').mkdir()
+    names = [f'walk {k}' for k in range(5)]
+    sequences = [('walks', partial(recorded_sequence, folder, name=name)) for name in names]
     out = tmp_path / 'out'
-    compare_predictors(sequences, {'scripted': R3Config()}, out, report=said.append)
+    out.mkdir()
+    compare_predictors(sequences, {'scripted': R3Config()}, out)
     drawn = sorted(path.name for path in (out / 'figures').glob('*_trajectories.png'))
     assert drawn == [f'walk_{k}_trajectories.png' for k in range(3)]
-    assert len(said) == 5 and len(list((tmp_path / 'out' / 'streams').iterdir())) == 5
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(':')[0] for line in said] == names
+    assert len(list((out / 'streams').iterdir())) == 5
+
+
+@needs_ray
+@pytest.mark.slow  # Ray takes seconds to start
+def test_an_evaluation_by_ray_is_the_same(tmp_path):
+    inputs = [str(write_textured_folder(tmp_path / name, 12)) for name in ('a', 'b')]
+    outputs = tmp_path / 'here', tmp_path / 'by_ray'
+    assert main(['eval', *inputs, '-o', str(outputs[0])]) == 0
+    assert main(['eval', *inputs, '-o', str(outputs[1]), '--workers', '2']) == 0
+    contents = [json.loads((output / 'evaluation.json').read_text()) for output in outputs]
+    for content in contents:
+        for row in content['groups'] + content['streams']:
+            del row['step_ms']
+    assert contents[0]['groups'] == contents[1]['groups']
+    assert contents[0]['streams'] == contents[1]['streams']
+    files = [sorted(p.relative_to(o) for p in o.rglob('*') if p.is_file()) for o in outputs]
+    assert files[0] == files[1]
 
 
 def test_names_make_names_of_files():
@@ -411,15 +432,14 @@ def test_what_cannot_be_evaluated_is_reported_in_one_line(
 
 @pytest.mark.slow
 def test_streams_through_held_out_worlds_are_exact_and_of_their_kind():
-    torch = pytest.importorskip('torch', reason='worlds need torch')
+    pytest.importorskip('torch', reason='worlds need torch')
     from r3_ros.core.parameter_fields import updated
     from r3_ros.learning.training.held_out import held_out_stream
     from r3_ros.learning.training.training_settings import TrainingSettings
     from r3_ros.learning.training.training_worlds import Split
 
     settings = updated(TrainingSettings(), {'seed': 3, 'data.effects': 0.0, 'data.moving': 0.0})
-    device = torch.device('cpu')
-    stream = held_out_stream(settings, Split.HELD_OUT_KINDS, 0, 3, device)
+    stream = held_out_stream(settings, Split.HELD_OUT_KINDS, 0, 3)
     assert stream.group == 'held-out kinds' and 'hall' in stream.name
     assert (np.diff(stream.truth.stamps_ns) > 0).all()
     assert stream.depth_stamps == stream.truth.stamps_ns.tolist()
@@ -438,7 +458,7 @@ def test_streams_through_held_out_worlds_are_exact_and_of_their_kind():
     inside = (x >= 0) & (x < 480) & (y >= 0) & (y < 360)
     relative = np.abs(second[y[inside], x[inside]] / moved[inside, 2] - 1)
     assert inside.mean() > 0.5 and np.median(relative) < 0.01
-    again = held_out_stream(settings, Split.HELD_OUT_KINDS, 0, 3, device)
+    again = held_out_stream(settings, Split.HELD_OUT_KINDS, 0, 3)
     with again.open() as source:
         np.testing.assert_array_equal(images, [raw.image for raw in source])
 

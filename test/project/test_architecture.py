@@ -58,7 +58,7 @@ LAZY_LIBRARIES = {
     'gtsam': {'streaming/loops/pose_optimizer.py'},
     'huggingface_hub': {'model/weights/catalogue.py', 'model/weights/download.py'},
     'matplotlib': {'evaluation/figures.py'},
-    'ray': {'evaluation/batch_runs.py'},
+    'ray': {'evaluation/ray_tasks.py'},
     'rerun': {'maps/exports/rerun_recording.py'},
     'trimesh': {'maps/exports/gltf.py', 'viewer/scene.py'},
     'viser': {f'viewer/{name}.py' for name in ('panel', 'point_layer', 'scene', 'scene_server')},

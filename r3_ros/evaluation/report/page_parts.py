@@ -6,12 +6,15 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
+import math
 from typing import Any
 
 from ..figures import encoded
 
 #: Fine enough for a screen of twice the usual density.
 _DPI = 170
+#: At most.
+_TILES_IN_ROW = 7
 
 
 def page(title: str, content: Iterable[str]) -> str:
@@ -39,6 +42,17 @@ def panel(content: str) -> str:
 def note(text: str) -> str:
     """Return HTML as a remark, nothing if it is empty."""
     return f'<p class="note">{text}</p>' if text else ''
+
+
+def tiles(values: Sequence[tuple[str, str, str]]) -> str:
+    """Return HTML of values in large type, with meaning and mood: ``good``, ``bad`` or ``''``."""
+    cells = ''.join(
+        f'<div class="tile {mood}"><b>{value}</b><span>{meaning}</span></div>'
+        for value, meaning, mood in values
+    )
+    # Rows of the same length, on a wide page.
+    columns = math.ceil(len(values) / math.ceil(len(values) / _TILES_IN_ROW))
+    return f'<div class="tiles" style="--columns: {columns}">{cells}</div>'
 
 
 def charts(*panels: str) -> str:

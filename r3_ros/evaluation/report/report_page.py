@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,19 @@ import numpy as np
 from ...core.atomic_files import atomic_write
 from ...core.trajectory_file import NANOSECONDS, parse_stamp
 from ...offline.run_files import REPORT
-from .page_parts import charts, embedded, note, number, page, panel, row, section, table, thousands
+from .page_parts import (
+    charts,
+    embedded,
+    note,
+    number,
+    page,
+    panel,
+    row,
+    section,
+    table,
+    thousands,
+    tiles,
+)
 from .report_charts import (
     bounds_chart,
     confidence_chart,
@@ -37,8 +48,6 @@ _EVENT_TITLES = {
     'loop': 'Loop closed',
     'correction': 'Large correction',
 }
-#: At most, of the numbers at the top.
-_TILES_IN_ROW = 7
 
 
 def write_report(folder: Path, path: Path | None = None) -> None:
@@ -95,31 +104,26 @@ def _tiles(run: RunData) -> str:
     summary = run.summary
     share = 100 * (summary.get('tracked_share') or 0.0)
     mood = 'good' if share >= 95 else 'bad' if share < 80 else ''
-    tiles = [
+    values = [
         (f'{share:.1f}<small> %</small>', 'of the frames tracked', mood),
         (f'{summary.get("fps") or 0:.1f}', 'frames per second, all included', ''),
     ]
     if run.evaluation is not None:
         errors = run.evaluation['trajectory']
         degrees = f'{errors["rotation_mean_deg"]:.2f}<small> deg</small>'
-        tiles += [(*_position_error(errors), ''), (degrees, 'mean rotation error', '')]
+        values += [(*_position_error(errors), ''), (degrees, 'mean rotation error', '')]
     latency = summary.get('timing_ms', {}).get('latency')
     if latency:
-        tiles.append((f'{latency["p95"]:.0f}<small> ms</small>', 'latency, 95th percentile', ''))
-    tiles += [
+        values.append((f'{latency["p95"]:.0f}<small> ms</small>', 'latency, 95th percentile', ''))
+    values += [
         (f'{summary.get("path_length") or 0:.2f}', f'{run.unit} of path', ''),
         (str(summary.get('keyframes', 0)), 'keyframes', ''),
         (thousands(summary.get('map_points') or 0), 'map points', ''),
     ]
     if summary.get('resident_peak_mib'):
         memory = f'{summary["resident_peak_mib"]:.0f}<small> MiB</small>'
-        tiles.append((memory, 'memory of the process, at most', ''))
-    cells = ''.join(
-        f'<div class="tile {mood}"><b>{v}</b><span>{k}</span></div>' for v, k, mood in tiles
-    )
-    # Rows of the same length, on a wide page.
-    columns = math.ceil(len(tiles) / math.ceil(len(tiles) / _TILES_IN_ROW))
-    return f'<div class="tiles" style="--columns: {columns}">{cells}</div>'
+        values.append((memory, 'memory of the process, at most', ''))
+    return tiles(values)
 
 
 def _position_error(errors: dict[str, Any]) -> tuple[str, str]:

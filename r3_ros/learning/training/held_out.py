@@ -24,13 +24,14 @@ GROUPS = {Split.HELD_OUT_SEEDS: 'held-out seeds', Split.HELD_OUT_KINDS: 'held-ou
 
 
 def held_out_stream(
-    settings: TrainingSettings, split: Split, number: int, frames: int, device: torch.device
+    settings: TrainingSettings, split: Split, number: int, frames: int
 ) -> PosedSequence:
     """Render the sequence of a number; worlds, paths, cameras and degradation as in training.
 
     :param settings: their ``seed`` decides the worlds, their ``data`` the distribution.
     :raises ConfigError: no path fits into any of the worlds tried.
     """
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     path_frames = max(settings.data.path_frames, frames)
     data = replace(settings.data, coarseness=_COARSENESS, path_frames=path_frames)
     place = make_training_world(data, settings.seed, split, number, device)
