@@ -106,6 +106,7 @@ def measure(encoding: str, seconds: float) -> bool:
     used, received = cpu_by_thread() - before, worker.mailbox.received - received
     camera.terminate()
     stopping.set()
+    runner.wake()
     runner.join()
     rclpy.shutdown()
     domain.release()

@@ -311,8 +311,10 @@ class R3StreamNode(LifecycleNode):
             inputs.destroy_timer(self._tf_timer)
             self._tf_timer = None
         if rate_hz > 0 and self.worker is not None:
+            repeat, period_s = self.worker.authority.repeat, 1.0 / rate_hz
+            # Where images come faster than the timer, it has little to add.
             self._tf_timer = inputs.create_timer(
-                1.0 / rate_hz, self.worker.authority.repeat, self._steady
+                period_s, lambda: repeat(after_s=period_s / 2), self._steady
             )
 
     def _deactivate(self) -> None:

@@ -134,7 +134,7 @@ class StreamWorker:
         return self.report.snapshot
 
     def receive(self, message: Image | CompressedImage) -> None:
-        """Put an image into the mailbox (thread of the inputs)."""
+        """Put an image into the mailbox (input thread)."""
         now_s = time.monotonic()
         self.node_health.note_image(now_s)
         self.mailbox.put(Received(message, now_s))

@@ -1,8 +1,8 @@
 """A thread for the subscriptions and timers that fire often.
 
-rclpy's executors put every entity of a node into a new wait set each time they wait, and wait twice
-for each callback. The node has some 80 entities, mostly event handlers of publishers, so this took
-many times as long as the callbacks themselves.
+rclpy's executors put every entity of a node into a new wait set each time they wait, and wait
+twice for each callback. The node has some 80 entities, mostly event handlers of publishers, so
+that took many times as long as the callbacks themselves. See docs/performance.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.event_handler import EventHandler
+from rclpy.exceptions import InvalidHandle
 from rclpy.guard_condition import GuardCondition
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
@@ -26,7 +27,7 @@ from rclpy.timer import Timer
 
 from ...core.threads import RepeatingThread
 
-#: After it, the thread finds out that the context was shut down.
+#: After it, the thread sees that its node was destroyed or the context shut down.
 _WAIT_NS = 1_000_000_000
 _END_S = 2.0
 #: So that an error that lasts does not fill the log.
@@ -106,27 +107,14 @@ class InputThread:
         with ExitStack() as in_use:
             with self._lock:
                 subscriptions, timers = self._subscriptions.copy(), self._timers.copy()
-                # With the subscriptions: an event of one wakes whoever waits for another of it.
+                # Not left to the executor: waiting for them wakes for each message, too.
                 events = [event for each in subscriptions for event in each.event_handlers]
                 # So that they are destroyed only after the wait.
-                for entity in (*subscriptions, *timers, self._changed):
+                for entity in (*subscriptions, *timers, self._changed, self._node.context):
                     in_use.enter_context(entity.handle)
                 for event in events:
                     in_use.enter_context(event)
-            context = self._node.context.handle
-            in_use.enter_context(context)
-            wait_set = rclpy_implementation.WaitSet(
-                len(subscriptions), 1, len(timers), 0, 0, len(events), context
-            )
-            wait_set.clear_entities()
-            for subscription in subscriptions:
-                wait_set.add_subscription(subscription.handle)
-            for timer in timers:
-                wait_set.add_timer(timer.handle)
-            for event in events:
-                event.add_to_wait_set(wait_set)
-            wait_set.add_guard_condition(self._changed.handle)
-            wait_set.wait(_WAIT_NS)
+            wait_set = self._wait(subscriptions, timers, events)
             ready = wait_set.get_ready_entities('subscription')
             for subscription in subscriptions:
                 if subscription.handle.pointer in ready:
@@ -138,6 +126,23 @@ class InputThread:
             for timer in timers:
                 if timer.handle.pointer in ready and timer.handle.is_timer_ready():
                     self._fire(timer)
+
+    def _wait(
+        self, subscriptions: list[Subscription], timers: list[Timer], events: list[EventHandler]
+    ) -> Any:
+        wait_set = rclpy_implementation.WaitSet(
+            len(subscriptions), 1, len(timers), 0, 0, len(events), self._node.context.handle
+        )
+        wait_set.clear_entities()
+        for subscription in subscriptions:
+            wait_set.add_subscription(subscription.handle)
+        for timer in timers:
+            wait_set.add_timer(timer.handle)
+        for event in events:
+            event.add_to_wait_set(wait_set)
+        wait_set.add_guard_condition(self._changed.handle)
+        wait_set.wait(_WAIT_NS)
+        return wait_set
 
     def _take(self, subscription: Subscription) -> None:
         with self._lock:
@@ -159,7 +164,7 @@ class InputThread:
                 timer.callback()
 
     def _on_error(self, error: Exception) -> None:
-        if isinstance(error, rclpy_implementation.InvalidHandle) or not self._node.context.ok():
+        if isinstance(error, InvalidHandle) or not self._node.context.ok():
             self._thread.stop(0.0)  # the node was destroyed, or its context shut down
             return
         text = ''.join(traceback.format_exception(error))

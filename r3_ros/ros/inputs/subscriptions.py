@@ -110,7 +110,7 @@ class _Following:
 class CameraTopics:
     """Subscribes to one camera while the node is active. Executor thread.
 
-    The callbacks are called in the thread of the inputs.
+    The callbacks run in the input thread.
     """
 
     _node: Node
@@ -133,18 +133,17 @@ class CameraTopics:
 
     def open(self, clock: Clock) -> None:
         """Subscribe."""
-        is_raw, depth = self._config.transport == 'raw', self._config.frames_waiting
+        node, is_raw = self._node, self._config.transport == 'raw'
+        depth = self._config.frames_waiting
         kind = Image if is_raw else CompressedImage
         self._subscriptions = [
-            _Following(
-                self._node, self._inputs, kind, topic, callback, depth, self._events(topic)
-            )
+            _Following(node, self._inputs, kind, topic, callback, depth, self._events(topic))
             for kind, topic, callback, depth in (
                 (CameraInfo, self.camera_info, self._on_camera_info, 5),
                 (kind, self.image, self._on_image, depth),
             )
         ]
-        self._timer = self._node.create_timer(_CHECK_S, self.follow_cameras, clock=clock)
+        self._timer = node.create_timer(_CHECK_S, self.follow_cameras, clock=clock)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -247,9 +246,7 @@ def subscribe_odometry(
     odometry: OdometryBuffer,
     base_of: Callable[[], Base | None],
 ) -> Subscription:
-    """Subscribe to ``odom``, for ``scale.source`` odometry. Executor thread; messages
-    are received in the thread of the inputs.
-    """
+    """Subscribe to ``odom``, for ``scale.source`` odometry. Executor thread."""
 
     def warn(text: str) -> None:
         node.get_logger().warning(text, throttle_duration_sec=10.0)

@@ -139,7 +139,7 @@ class Health:
 
 @dataclass
 class NodeHealth:
-    """The part of the executor and of the thread of the inputs.
+    """The part of the executor and of the input thread.
 
     The latter writes ``received_s`` and ``frames_lost``, and adds to ``incompatible_qos``.
 

@@ -79,7 +79,7 @@ class Echoes:
 class TransformTree:
     """Subscribes to /tf and /tf_static. Executor thread; lookups from any thread.
 
-    Messages are received in the thread of the inputs, which also calls ``on_...``.
+    Messages are received in the input thread, which also calls ``on_...``.
 
     :ivar health: problems on /tf.
     :ivar since_s: time of the subscription, by ``time.monotonic``.
