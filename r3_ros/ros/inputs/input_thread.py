@@ -109,11 +109,15 @@ class InputThread:
                 subscriptions, timers = self._subscriptions.copy(), self._timers.copy()
                 # Not left to the executor: waiting for them wakes for each message, too.
                 events = [event for each in subscriptions for event in each.event_handlers]
-                # So that they are destroyed only after the wait.
-                for entity in (*subscriptions, *timers, self._changed, self._node.context):
-                    in_use.enter_context(entity.handle)
-                for event in events:
-                    in_use.enter_context(event)
+                try:
+                    # So that they are destroyed only after the wait.
+                    for entity in (*subscriptions, *timers, self._changed, self._node.context):
+                        in_use.enter_context(entity.handle)
+                    for event in events:
+                        in_use.enter_context(event)
+                except InvalidHandle:  # the node was destroyed
+                    self._thread.stop(0.0)
+                    return
             wait_set = self._wait(subscriptions, timers, events)
             ready = wait_set.get_ready_entities('subscription')
             for subscription in subscriptions:
@@ -164,8 +168,8 @@ class InputThread:
                 timer.callback()
 
     def _on_error(self, error: Exception) -> None:
-        if isinstance(error, InvalidHandle) or not self._node.context.ok():
-            self._thread.stop(0.0)  # the node was destroyed, or its context shut down
+        if not self._node.context.ok():  # it was shut down
+            self._thread.stop(0.0)
             return
         text = ''.join(traceback.format_exception(error))
         self._node.get_logger().error(f'internal error, a message was not used:\n{text}')
