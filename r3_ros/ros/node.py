@@ -22,6 +22,7 @@ from rclpy.timer import Timer
 from ..core.config import R3Config
 from ..core.errors import ConfigError, R3Error
 from ..factory import load_engine
+from .inputs.input_thread import InputThread
 from .inputs.subscriptions import CameraTopics, image_topic_name, subscribe_odometry
 from .node_parameters import (
     changed_config,
@@ -105,6 +106,7 @@ class R3StreamNode(LifecycleNode):
         self._closers: list[Callable[[], Any]] = []
         self._active: list[Callable[[], Any]] = []
         self._diagnostics: Diagnostics | None = None
+        self._inputs: InputThread | None = None
         self._tf_timer: Timer | None = None
         self._demand: GuardCondition | None = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -143,8 +145,8 @@ class R3StreamNode(LifecycleNode):
     @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the camera and start the worker."""
-        worker, config = self.worker, self._config
-        assert worker is not None and config is not None
+        worker, config, inputs = self.worker, self._config, self._inputs
+        assert worker is not None and config is not None and inputs is not None
         if worker.is_stuck:
             self.get_logger().error('cannot activate: the last frame is still being processed')
             return FAILURE
@@ -156,7 +158,12 @@ class R3StreamNode(LifecycleNode):
             # Changed while the worker was stuck, so not applied yet.
             worker.update_config(config)
         topics = CameraTopics(
-            self, config.input, worker.node_health, worker.receive, worker.camera.on_camera_info
+            self,
+            inputs,
+            config.input,
+            worker.node_health,
+            worker.receive,
+            worker.camera.on_camera_info,
         )
         self._active.append(topics.close)
         # Before the worker starts: it reports a lost device once.
@@ -165,8 +172,10 @@ class R3StreamNode(LifecycleNode):
         worker.start()
         self._follow_worker(topics)
         if config.scale.source == 'odometry':
-            odometry = subscribe_odometry(self, worker.odometry, lambda: worker.snapshot.base)
-            self._active.append(lambda: self.destroy_subscription(odometry))
+            odometry = subscribe_odometry(
+                self, inputs, worker.odometry, lambda: worker.snapshot.base
+            )
+            self._active.append(lambda: inputs.destroy_subscription(odometry))
 
         def on_initial_pose(given: InitialPose) -> None:
             self._submit(lambda: worker.control.on_initial_pose(given))
@@ -225,7 +234,9 @@ class R3StreamNode(LifecycleNode):
         self._closers.append(lambda: (self.worker or engine).close())
         outputs = Outputs(self, config.occupancy.enabled)
         self._closers.append(outputs.close)
-        tree = TransformTree(self, config)
+        self._inputs = inputs = InputThread(self)
+        self._closers.append(inputs.close)
+        tree = TransformTree(self, inputs, config)
         self._closers.append(tree.close)
         authority = TransformAuthority(self, config, tree)
         self._closers.append(authority.close)
@@ -275,7 +286,7 @@ class R3StreamNode(LifecycleNode):
                 )
                 self.exit_status = UNCLEAN
         self._closers.clear()
-        self.worker = self._config = self._diagnostics = None
+        self.worker = self._config = self._diagnostics = self._inputs = None
 
     # Activate.
 
@@ -293,12 +304,17 @@ class R3StreamNode(LifecycleNode):
 
     def _set_tf_timer(self, rate_hz: float) -> None:
         """Replace the timer that repeats ``map -> odom``; 0 for none."""
+        inputs = self._inputs
+        if inputs is None:
+            return
         if self._tf_timer is not None:
-            self.destroy_timer(self._tf_timer)
+            inputs.destroy_timer(self._tf_timer)
             self._tf_timer = None
         if rate_hz > 0 and self.worker is not None:
-            self._tf_timer = self.create_timer(
-                1.0 / rate_hz, self.worker.authority.repeat, clock=self._steady
+            repeat, period_s = self.worker.authority.repeat, 1.0 / rate_hz
+            # Where images come faster than the timer, it has little to add.
+            self._tf_timer = inputs.create_timer(
+                period_s, lambda: repeat(after_s=period_s / 2), self._steady
             )
 
     def _deactivate(self) -> None:

@@ -7,6 +7,7 @@ loading a model, processing a frame, or saving to a slow disk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import traceback
 import warnings
 
 import rclpy
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import try_shutdown
@@ -31,7 +33,6 @@ _END_S = 2.5
 _TIDY_S = 1.0
 #: Added if the map is saved at the end: launch kills 10 s after its first signal.
 _LAST_SAVE_S = 6.0
-_SPIN_S = 0.1
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -67,6 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
     runner = _Runner(node, stopping)
     runner.start()
     stopping.wait()
+    runner.wake()
     deadline_s = time.monotonic() + _END_S
     runner.join(_left_s(deadline_s))
     if node.saves_at_the_end:
@@ -92,6 +94,12 @@ class _Runner(threading.Thread):
         self.status = 0
         self._node = node
         self._stopping = stopping
+        self._wake_up = node.create_guard_condition(lambda: None)
+
+    def wake(self) -> None:
+        """Have it see at once that it is to stop (any thread)."""
+        with suppress(InvalidHandle):  # the node is destroyed already
+            self._wake_up.trigger()
 
     def run(self) -> None:
         executor = SingleThreadedExecutor()
@@ -117,7 +125,7 @@ class _Runner(threading.Thread):
             self.status = 0 if stopping.is_set() else 1
             return
         while not (stopping.is_set() or node.exit_status):
-            executor.spin_once(timeout_sec=_SPIN_S)
+            executor.spin_once()
 
 
 def _end_saves(node: R3StreamNode, deadline_s: float) -> None:

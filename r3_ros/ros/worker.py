@@ -59,7 +59,7 @@ class StreamWorker:
 
     :ivar config: current parameters; replaced as a whole, so any thread may read them.
     :ivar mailbox: any thread.
-    :ivar node_health: executor thread.
+    :ivar node_health: executor thread, and that of the inputs.
     :ivar odometry: external odometry, for ``scale.source`` odometry; any thread.
     """
 
@@ -134,9 +134,9 @@ class StreamWorker:
         return self.report.snapshot
 
     def receive(self, message: Image | CompressedImage) -> None:
-        """Put an image into the mailbox (executor thread)."""
+        """Put an image into the mailbox (input thread)."""
         now_s = time.monotonic()
-        self.node_health.received_s.append(now_s)
+        self.node_health.note_image(now_s)
         self.mailbox.put(Received(message, now_s))
 
     def start(self) -> None:

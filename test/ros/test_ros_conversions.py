@@ -2,6 +2,7 @@
 
 import array
 import math
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -32,6 +33,7 @@ from r3_ros.ros.outputs.health import Health
 from r3_ros.ros.outputs.messages import header_message
 from rclpy.clock import Clock
 from rclpy.logging import get_logger
+from ros_graph import image_message
 from scripted import START_NS
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 
@@ -45,6 +47,23 @@ def camera_input(hint='', frame=''):
 
 def read(image, hint=''):
     return camera_input(hint).read(image)
+
+
+def test_an_image_is_copied_only_to_convert_it():
+    """rgb8 is not copied at all on its way from the message to the engine."""
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    for encoding, copies in (('rgb8', 0), ('bgr8', 1), ('mono8', 1)):
+        sent = pixels[..., 0] if encoding == 'mono8' else pixels
+        given = image_message(START_NS, np.ascontiguousarray(sent), encoding)
+        camera = camera_input()
+        tracemalloc.start()
+        decoded = camera.read(given)
+        camera.choose_calibration(decoded)
+        frame = camera.to_frame(decoded)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak // pixels.nbytes == copies, encoding
+        assert np.shares_memory(frame.image, np.asarray(given.data)) == (copies == 0)
 
 
 def worst(image, expected):

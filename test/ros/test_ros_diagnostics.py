@@ -134,7 +134,7 @@ def test_a_camera_that_falls_silent_is_an_error(graph, monkeypatch):
     g = graph().start()
     g.send()
     assert task(diagnosed(g), 'input')[0].level == DiagnosticStatus.WARN  # not calibrated
-    g.node_health.received_s[-1] -= 100.0
+    g.node_health.received_s = tuple(t - 100.0 for t in g.node_health.received_s)
     g.node_health.active_since_s -= 100.0
     status, _ = task(diagnosed(g), 'input')
     assert status.level == DiagnosticStatus.ERROR and 'no image for 100 s' in status.message

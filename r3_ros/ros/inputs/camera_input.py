@@ -67,7 +67,7 @@ class CameraInput:
 
     :param optical_frame: replaces the frame_id of the images; empty for none.
     :ivar calibration: in use; None before the first image.
-    :ivar on_change: called after each CameraInfo, in the executor thread.
+    :ivar on_change: called after each CameraInfo, in the input thread.
     """
 
     config: InputConfig
@@ -85,7 +85,7 @@ class CameraInput:
     _brightness: BrightnessRange = field(default_factory=BrightnessRange, init=False)
 
     def on_camera_info(self, message: CameraInfo) -> None:
-        """Keep the newest calibration (executor thread)."""
+        """Keep the newest calibration (input thread)."""
         self._info = message
         self.on_change()
 

@@ -29,6 +29,7 @@ from ..outputs.health import NodeHealth
 from ..outputs.messages import frame_name, matrix_from_pose, stamp_ns_of
 from ..outputs.outputs import QOS_OVERRIDES
 from ..tf.frame_tree import Base
+from .input_thread import InputThread
 
 #: Period of looking at the publishers.
 _CHECK_S = 0.5
@@ -48,6 +49,7 @@ class _Following:
     """
 
     _node: Node
+    _inputs: InputThread
     _kind: type[Any]
     topic: str
     _callback: Callable[[Any], None]
@@ -61,7 +63,7 @@ class _Following:
 
     def close(self) -> None:
         """Unsubscribe."""
-        self._node.destroy_subscription(self._subscription)
+        self._inputs.destroy_subscription(self._subscription)
 
     def follow(self) -> bool:
         """Subscribe again if the publishers offer something else; return whether they do."""
@@ -93,7 +95,7 @@ class _Following:
         entities = self._node.default_callback_group.entities
         entities.difference_update([ref for ref in list(entities) if ref() is None])
         reliability, durability = self._qos
-        self._subscription = self._node.create_subscription(
+        self._subscription = self._inputs.create_subscription(
             self._kind,
             self.topic,
             self._callback,
@@ -106,9 +108,13 @@ class _Following:
 
 @dataclass(eq=False)
 class CameraTopics:
-    """Subscribes to one camera while the node is active. Executor thread."""
+    """Subscribes to one camera while the node is active. Executor thread.
+
+    The callbacks run in the input thread.
+    """
 
     _node: Node
+    _inputs: InputThread
     _config: InputConfig
     _health: NodeHealth
     _on_image: Callable[[Image | CompressedImage], None]
@@ -127,16 +133,17 @@ class CameraTopics:
 
     def open(self, clock: Clock) -> None:
         """Subscribe."""
-        is_raw, depth = self._config.transport == 'raw', self._config.frames_waiting
+        node, is_raw = self._node, self._config.transport == 'raw'
+        depth = self._config.frames_waiting
         kind = Image if is_raw else CompressedImage
         self._subscriptions = [
-            _Following(self._node, kind, topic, callback, depth, self._events(topic))
+            _Following(node, self._inputs, kind, topic, callback, depth, self._events(topic))
             for kind, topic, callback, depth in (
                 (CameraInfo, self.camera_info, self._on_camera_info, 5),
                 (kind, self.image, self._on_image, depth),
             )
         ]
-        self._timer = self._node.create_timer(_CHECK_S, self.follow_cameras, clock=clock)
+        self._timer = node.create_timer(_CHECK_S, self.follow_cameras, clock=clock)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -234,7 +241,10 @@ def _remapped(node: Node, topic: str) -> str:
 
 
 def subscribe_odometry(
-    node: Node, odometry: OdometryBuffer, base_of: Callable[[], Base | None]
+    node: Node,
+    inputs: InputThread,
+    odometry: OdometryBuffer,
+    base_of: Callable[[], Base | None],
 ) -> Subscription:
     """Subscribe to ``odom``, for ``scale.source`` odometry. Executor thread."""
 
@@ -259,6 +269,6 @@ def subscribe_odometry(
         odometry.add(stamp_ns_of(message.header.stamp), T_odom_base)
 
     qos = QoSProfile(depth=100, reliability=qos_profile_sensor_data.reliability)
-    return node.create_subscription(
+    return inputs.create_subscription(
         Odometry, 'odom', on_odometry, qos, qos_overriding_options=QOS_OVERRIDES
     )

@@ -66,7 +66,7 @@ class Diagnostics:
     def _input(self, snapshot: NodeSnapshot) -> Task:
         worker, health, own = self._worker, snapshot.health, self._worker.node_health
         mailbox, options = worker.mailbox, worker.config.diagnostics
-        processed_hz = rate_hz(health.processed_s)
+        processed_hz, incompatible = rate_hz(health.processed_s), own.incompatible_qos.copy()
         values = {
             'input_rate_hz': rate_hz(own.received_s),
             'processed_rate_hz': processed_hz,
@@ -81,14 +81,14 @@ class Diagnostics:
             'resolution': health.resolution,
             'camera_info': health.camera_info,
             'rectified': health.rectified,
-            'qos_incompatible': '; '.join(own.incompatible_qos.values()),
+            'qos_incompatible': '; '.join(incompatible.values()),
         }
         if not worker.running:
             return [(STALE, 'inactive')], values
-        findings = [(ERROR, text) for text in own.incompatible_qos.values()]
+        findings = [(ERROR, text) for text in incompatible.values()]
         if own.duplicates:
             findings.append((ERROR, 'another node has the same name: rename or stop one of them'))
-        silent_s = time.monotonic() - max([own.active_since_s, *own.received_s])
+        silent_s = time.monotonic() - max([own.active_since_s, *own.received_s[-1:]])
         if silent_s > _NO_IMAGE_S:
             text = f'no image for {silent_s:.0f} s'
             findings.append((ERROR, ': '.join(filter(None, (text, own.image_topic)))))

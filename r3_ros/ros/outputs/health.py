@@ -1,7 +1,7 @@
 """States, counters and timings of the node, for status and diagnostics.
 
-One class for each writing thread: :class:`Health` for the worker, whose copy in the snapshot other
-threads read; :class:`NodeHealth` for the executor; :class:`TransformHealth` has a lock. Times are
+By writing thread: :class:`Health` for the worker, whose copy in the snapshot other threads read;
+:class:`NodeHealth` for the executor and the inputs; :class:`TransformHealth` has a lock. Times are
 steady seconds (``time.monotonic``).
 """
 
@@ -18,6 +18,7 @@ import time
 from ...core.datatypes import Estimate
 
 _RATE_WINDOW_S = 5.0
+_TIMES_KEPT = 1024
 
 
 class StreamState(enum.IntEnum):
@@ -61,7 +62,7 @@ def rate_hz(times_s: Sequence[float]) -> float:
 
 
 def _event_times() -> deque[float]:
-    return deque(maxlen=1024)
+    return deque(maxlen=_TIMES_KEPT)
 
 
 @dataclass
@@ -138,23 +139,30 @@ class Health:
 
 @dataclass
 class NodeHealth:
-    """The executor's part.
+    """The part of the executor and of the input thread.
+
+    The latter writes ``received_s`` and ``frames_lost``, and adds to ``incompatible_qos``.
 
     :ivar active_since_s: NaN while the node is inactive.
+    :ivar received_s: of the newest images; replaced as a whole.
     :ivar frames_lost: images that the middleware reports as lost.
-    :ivar incompatible_qos: topic to text.
+    :ivar incompatible_qos: topic to text; iterated in a copy.
     :ivar image_topic: what is wrong with it, as text; empty if nothing.
     :ivar duplicates: other nodes with the same name.
     """
 
     active_since_s: float = math.nan
-    received_s: deque[float] = field(default_factory=_event_times)
+    received_s: tuple[float, ...] = ()
     frames_lost: int = 0
     incompatible_qos: dict[str, str] = field(default_factory=dict)
     image_topic: str = ''
     duplicates: int = 0
     last_save: str = ''
     save_failed: bool = False
+
+    def note_image(self, time_s: float) -> None:
+        """Count an image that was received."""
+        self.received_s = (*self.received_s[1 - _TIMES_KEPT :], time_s)
 
 
 @dataclass(eq=False)

@@ -20,6 +20,7 @@ from tf2_ros import Buffer, TransformException
 from ...core.config import R3Config
 from ...core.errors import TransformError
 from ...core.geometry import inverse, is_rigid, rotation_angle
+from ..inputs.input_thread import InputThread
 from ..outputs.health import TransformHealth
 from ..outputs.messages import frame_name, matrix_from_transform, stamp_ns_of
 
@@ -78,6 +79,8 @@ class Echoes:
 class TransformTree:
     """Subscribes to /tf and /tf_static. Executor thread; lookups from any thread.
 
+    Messages are received in the input thread, which also calls ``on_...``.
+
     :ivar health: problems on /tf.
     :ivar since_s: time of the subscription, by ``time.monotonic``.
     :ivar base_frame: the moving frame whose pose is published; set by the worker.
@@ -85,8 +88,9 @@ class TransformTree:
     :ivar on_change: called after any transforms.
     """
 
-    def __init__(self, node: Node, config: R3Config) -> None:
+    def __init__(self, node: Node, inputs: InputThread, config: R3Config) -> None:
         self._node = node
+        self._inputs = inputs
         self._config = config
         self.health = TransformHealth()
         self._buffer = Buffer(node=node)
@@ -98,14 +102,14 @@ class TransformTree:
         self.on_change: Callable[[], None] = lambda: None
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._subscriptions = [
-            node.create_subscription(TFMessage, '/tf', self._on_moving, 100),
-            node.create_subscription(TFMessage, '/tf_static', self._on_static, latched),
+            inputs.create_subscription(TFMessage, '/tf', self._on_moving, 100),
+            inputs.create_subscription(TFMessage, '/tf_static', self._on_static, latched),
         ]
 
     def close(self) -> None:
         """Unsubscribe."""
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            self._inputs.destroy_subscription(subscription)
 
     def clear(self) -> None:
         """Forget moving transforms, since time has jumped back."""

@@ -2,7 +2,7 @@
 
 Never an edge that another node already broadcasts, and nothing before the first estimate. The
 robot's ``odom -> base``, if that is corrected, may be received after the image was processed. Such
-images wait here, so that neither the worker nor the executor has to.
+images wait here, so that the worker does not have to.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+import math
 import threading
 import time
 from typing import Any
@@ -126,7 +127,7 @@ class RobotOdometry:
 
 
 class TransformAuthority:
-    """Broadcasts our edges. Any thread: the worker sends, the executor repeats and completes.
+    """Broadcasts our edges. Any thread: the worker sends, the input thread repeats, completes.
 
     :ivar robot: the odometry that is corrected.
     :ivar T_map_odom: the broadcast ``map -> odom``; None before the first estimate.
@@ -147,6 +148,7 @@ class TransformAuthority:
         self._T_odom_own: np.ndarray | None = None
         self._stamp_ns = 0
         self._repeats = 0
+        self._sent_s = -math.inf
         self._closed = False
         self._refused: set[str] = set()
 
@@ -231,10 +233,14 @@ class TransformAuthority:
             return None
         return replace(placement, T_odom_base=T_odom_own @ placement.T_odom_base)
 
-    def repeat(self) -> None:
-        """Broadcast ``map -> odom`` again, for late subscribers and lookups between frames."""
+    def repeat(self, after_s: float = 0.0) -> None:
+        """Broadcast ``map -> odom`` again, for late subscribers and lookups between frames.
+
+        :param after_s: not if it was broadcast within so many seconds.
+        """
         with self._lock:
-            if self.T_map_odom is not None:
+            is_due = time.monotonic() - self._sent_s >= after_s
+            if self.T_map_odom is not None and is_due:
                 self._broadcast(self._ahead())
 
     def _correct(self, stamp_ns: int, placement: Placement, T_odom_base: np.ndarray) -> None:
@@ -275,6 +281,7 @@ class TransformAuthority:
         for edge in edges:
             self._tree.echoes.expect(edge)
         self._broadcaster.sendTransform(edges)
+        self._sent_s = time.monotonic()
 
     def _refuse_foreign_edges(self, base_frame: str) -> None:
         """Before the first estimate, find our edges that another node broadcasts."""
