@@ -184,7 +184,7 @@ def test_guessed_depths_hold_rotation_more_than_translation():
     found = {}
     for sigma in (0.01, np.inf):
         sparse, (old, new) = pair_of_views(sigma)
-        found[sigma] = Evidence(new, sparse).against(old)
+        (found[sigma],) = Evidence(new, sparse).against([old])
         assert found[sigma] is not None, 'corners alone relate two frames'
     translation, rotation = zip(*(found[s].confidences for s in (0.01, np.inf)), strict=True)
     assert rotation[1] > 0.2 * rotation[0]
