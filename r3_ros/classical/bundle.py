@@ -160,9 +160,7 @@ class _Adjuster:
             (int(p.camera[start]), slice(start, end))
             for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         ]
-        self.free = [
-            (slice(6 * c, 6 * c + 6), rows) for c, rows in self._rows if c < p.free_count
-        ]
+        self.free = [(slice(6 * c, 6 * c + 6), rows) for c, rows in self._rows if c < p.free_count]
         self._by_point = sparse.csr_matrix(
             (np.ones(count), (p.point, np.arange(count))), (len(p.points), count)
         )
