@@ -117,7 +117,7 @@ class Evidence:
         cx, cy, cz = (centres + T[:3, 3]).T[:, :, None]
         v_u = (self._rays[:, 0] * cz - cx) * self._shift_px
         v_v = (self._rays[:, 1] * cz - cy) * self._shift_px
-        # A residual of covariance I + v v^T has the information I - share v v^T, see `depth_errors`.
+        # The residual has the information I - share v v^T, see `depth_errors`.
         share = 1.0 / (1.0 + v_u**2 + v_v**2)
         along = v_u * self._residual[:, 0] + v_v * self._residual[:, 1]
         # All corners take part in the sums, with weight zero where they are not common: faster
