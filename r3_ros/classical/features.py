@@ -70,8 +70,8 @@ def find_corners(
     :param distance: least distance to those and to each other, in pixels.
     """
     mask = np.full(gray.shape, 255, np.uint8)
-    for x, y in np.rint(occupied).astype(int):
-        cv2.circle(mask, (int(x), int(y)), int(distance), 0, -1)
+    for place in np.rint(occupied).astype(int).tolist():
+        cv2.circle(mask, place, int(distance), 0, -1)
     border = max(PATCH) // 2 + 1
     mask[:border], mask[-border:], mask[:, :border], mask[:, -border:] = 0, 0, 0, 0
     found = [_corners(gray, count, mask, distance)]
