@@ -17,6 +17,8 @@ from .pnp import exp_se3, HUBER_PX, pose_jacobian
 #: The focal length changes by at most this share in an iteration; a smaller change is none.
 MOST_ZOOM = 0.15
 SAME_FOCAL = 1e-3
+#: Rows and columns of the lower triangle of a (3, 3) matrix, row by row.
+_LOWER = np.tril_indices(3)
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class BundleProblem:
 
     :ivar T_camera_world: (C, 4, 4); the first ``free_count`` of them move.
     :ivar points: (P, 3) in the world.
-    :ivar camera: (M,) camera of each observation; ``point``: (M,) its point, once per camera.
+    :ivar camera: (M,) camera of each observation, those of one camera next to each other;
+        ``point``: (M,) its point, once per camera.
     :ivar rays: (M, 2) observed rays.
     :ivar focal: pixels per unit of a ray.
     :ivar focal_prior: mean and standard deviation of a factor on the focal length, which is then
@@ -63,65 +66,52 @@ class BundleResult:
 
 
 class _Linearisation:
-    """Residuals, Jacobians and normal equations at one state."""
+    """Residuals, Jacobians and normal equations at one state.
+
+    Everything that there is one of per observation is stored component by component, and those of
+    one camera lie together: NumPy and BLAS are fast along long rows only.
+    """
 
     def __init__(self, adjuster: _Adjuster, state: _State):
-        p, n_free = adjuster.problem, adjuster.problem.free_count
-        T, points, factor = state.T_camera_world, state.points, state.focal_factor
-        R = T[p.camera, :3, :3]
-        in_camera = np.einsum('mij,mj->mi', R, points[p.point]) + T[p.camera, :3, 3]
+        self._adjuster = adjuster
+        p, factor = adjuster.problem, state.focal_factor
+        in_camera = adjuster.in_camera(state)
         rays, weight, _ = adjuster.residuals(in_camera, factor)
-        residual = rays * factor - p.rays
-        root = np.sqrt(weight)[:, None]
-        safe = np.where(in_camera[:, 2:] > 1e-6, in_camera, (0.0, 0.0, 1.0))
-        J_camera = pose_jacobian(safe) * (factor * root[:, :, None])
-        # A point moving by d in the world moves by R d in the camera.
-        J_point = J_camera[:, :, :3] @ R
-        r = residual * root
-        self.V = (adjuster.by_point @ _outer(J_point, J_point)).reshape(-1, 3, 3)
-        self.b_point = adjuster.by_point @ np.einsum('mij,mi->mj', J_point, r)
-        free = adjuster.free
-        Jf = J_camera[free]
-        self.U = (adjuster.by_camera @ _outer(Jf, Jf)).reshape(n_free, 6, 6)
-        self.b_camera = adjuster.by_camera @ np.einsum('mij,mi->mj', Jf, r[free])
-        # (6 C, P, 3): the Schur complement is one matrix product. The focal factor is last.
-        unknowns = n_free * 6 + (p.focal_prior is not None)
-        self.W = np.zeros((unknowns, len(points), 3))
-        block = _outer(Jf, J_point[free]).reshape(-1, 6, 3)
-        rows = p.camera[free][:, None] * 6 + np.arange(6)
-        self.W[rows, p.point[free][:, None]] = block
-        self.A = np.zeros((self.W.shape[0],) * 2)
-        for c in range(n_free):
-            self.A[c * 6 : c * 6 + 6, c * 6 : c * 6 + 6] = self.U[c]
-        self.b = self.b_camera.reshape(-1)
+        root = np.sqrt(weight)
+        residual = ((rays * factor - p.rays) * root[:, None]).T
+        J_camera = factor * root * _pose_jacobian(in_camera)
+        self._J_point = adjuster.by_camera_rotation(J_camera[:, :3], state)
+        self._J_camera = J_camera
+        self._V, self._b_point = adjuster.of_points(self._J_point, residual)
+        unknowns = adjuster.unknowns
+        self._A, self._b = np.zeros((unknowns, unknowns)), np.zeros(unknowns)
+        for own, rows in adjuster.free:
+            for J, r in zip(J_camera[:, :, rows], residual[:, rows], strict=True):
+                self._A[own, own] += J @ J.T
+                self._b[own] += J @ r
         if p.focal_prior is not None:
-            self._add_focal(adjuster, J_camera, J_point, rays * root, r)
+            self._add_focal((rays * root[:, None]).T, residual)
             mean, sigma = p.focal_prior
-            self.A[-1, -1] += sigma**-2
-            self.b[-1] += (factor - mean) * sigma**-2
+            self._A[-1, -1] += sigma**-2
+            self._b[-1] += (factor - mean) * sigma**-2
 
-    def _add_focal(
-        self,
-        adjuster: _Adjuster,
-        J_camera: np.ndarray,
-        J_point: np.ndarray,
-        J_focal: np.ndarray,
-        r: np.ndarray,
-    ) -> None:
+    def _add_focal(self, J_focal: np.ndarray, residual: np.ndarray) -> None:
         """Append the focal factor as the last unknown of the camera block."""
-        free = adjuster.free
-        cross = adjuster.by_camera @ np.einsum('mij,mi->mj', J_camera[free], J_focal[free])
-        self.A[-1, :-1] = self.A[:-1, -1] = cross.reshape(-1)
-        self.A[-1, -1] = float((J_focal * J_focal).sum())
-        self.W[-1] = adjuster.by_point @ np.einsum('mij,mi->mj', J_point, J_focal)
-        self.b = np.append(self.b, float((J_focal * r).sum()))
+        for own, rows in self._adjuster.free:
+            for J, f in zip(self._J_camera[:, :, rows], J_focal[:, rows], strict=True):
+                self._A[own, -1] += J @ f
+        self._A[-1, :-1] = self._A[:-1, -1]
+        self._A[-1, -1] = float((J_focal * J_focal).sum())
+        _, self._W_focal = self._adjuster.of_points(self._J_point, J_focal)
+        self._b[-1] = float((J_focal * residual).sum())
 
     def solve(self, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the damped steps of the cameras and points."""
-        reduced, WV, V_inv = self._without_points(damping)
-        step = -np.linalg.solve(reduced, self.b - WV @ self.b_point.reshape(-1))
-        back = self.b_point + (step @ self.W.reshape(len(step), WV.shape[1])).reshape(-1, 3)
-        return step, -np.einsum('pjk,pk->pj', V_inv, back)
+        reduced, Y, G_inv = self._without_points(damping)
+        b_point = _times(G_inv, self._b_point)
+        step = -np.linalg.solve(reduced, self._b - Y @ b_point.reshape(-1))
+        back = b_point + (step @ Y).reshape(b_point.shape)
+        return step, -_times_transposed(G_inv, back).T
 
     def focal_sigma(self) -> float:
         """Return the standard deviation of the focal factor, the last unknown."""
@@ -132,40 +122,90 @@ class _Linearisation:
         return float(np.sqrt(np.linalg.solve(reduced, last)[-1]))
 
     def _without_points(self, damping: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the damped Schur complement, ``W V^-1`` and ``V^-1``."""
-        V_inv = _inverse_3x3(_damped(self.V, damping))
-        A = self.A.copy()
+        """Return the damped Schur complement ``A - W V^-1 W^T``, and two factors.
+
+        With ``V = G G^T``: ``Y = W G^-T``, (unknowns, 3 P), and ``G^-1`` as of
+        :func:`_inverse_root`. The complement is then ``A - Y Y^T``.
+        """
+        point = self._adjuster.problem.point
+        G_inv = _inverse_root(self._V, damping)
+        J_point = _times(G_inv[:, point], self._J_point.swapaxes(0, 1)).swapaxes(0, 1)
+        # The same places are filled each time.
+        Y = self._adjuster.Y
+        for own, rows in self._adjuster.free:
+            J, J_own = self._J_camera[:, :, rows], J_point[:, :, rows]
+            Y[own, :, point[rows]] = J[0, :, None] * J_own[0] + J[1, :, None] * J_own[1]
+        if self._adjuster.problem.focal_prior is not None:
+            Y[-1] = _times(G_inv, self._W_focal)
+        A = self._A.copy()
         diagonal = np.diag_indices(len(A))
         A[diagonal] += damping * A[diagonal] + 1e-12
-        points = self.W.shape[1]
-        W = self.W.reshape(len(A), points * 3)
-        # Point by point: twice as fast as unknown by unknown.
-        WV = np.swapaxes(np.swapaxes(self.W, 0, 1) @ V_inv, 0, 1).reshape(W.shape)
-        reduced = A - WV @ W.T
-        return reduced, WV, V_inv
+        flat = Y.reshape(len(Y), 3 * Y.shape[2])
+        return A - flat @ flat.T, flat, G_inv
 
 
 class _Adjuster:
-    """The parts of the computation that are the same in every step."""
+    """The parts of the computation that are the same in every step.
+
+    :ivar free: of each free camera the place of its unknowns, and its observations.
+    :ivar Y: (unknowns, 3, P) work space, zero where a camera did not see a point.
+    """
 
     def __init__(self, problem: BundleProblem):
         p = self.problem = problem
         count = len(p.camera)
-        self.free = np.flatnonzero(p.camera < p.free_count)
-        self.by_point = sparse.csr_matrix(
+        starts = np.flatnonzero(np.diff(p.camera, prepend=-1))
+        ends = np.append(starts[1:], count)
+        self._rows = [
+            (int(p.camera[start]), slice(start, end))
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+        self.free = [(slice(6 * c, 6 * c + 6), rows) for c, rows in self._rows if c < p.free_count]
+        self._by_point = sparse.csr_matrix(
             (np.ones(count), (p.point, np.arange(count))), (len(p.points), count)
         )
-        self.by_camera = sparse.csr_matrix(
-            (np.ones(len(self.free)), (p.camera[self.free], np.arange(len(self.free)))),
-            (p.free_count, len(self.free)),
-        )
+        # The focal factor is last.
+        self.unknowns = 6 * p.free_count + (p.focal_prior is not None)
+        self.Y = np.zeros((self.unknowns, 3, len(p.points)))
+
+    def in_camera(self, state: _State) -> np.ndarray:
+        """Return the (3, M) observed points in the frames of their cameras."""
+        found = np.empty((3, len(self.problem.point)))
+        for c, rows in self._rows:
+            T = state.T_camera_world[c]
+            points = state.points[self.problem.point[rows]]
+            found[:, rows] = T[:3, :3] @ points.T + T[:3, 3:]
+        return found
+
+    def by_camera_rotation(self, J: np.ndarray, state: _State) -> np.ndarray:
+        """Return the (2, 3, M) derivatives of a point's world axes for (2, 3, M) of its camera's.
+
+        A point moving by d in the world moves by R d in the camera.
+        """
+        turned = np.empty(J.shape)
+        for c, rows in self._rows:
+            turned[:, :, rows] = state.T_camera_world[c, :3, :3].T @ J[:, :, rows]
+        return turned
+
+    def of_points(self, J: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return sums over the observations of each point: (6, P) ``J^T J``, (3, P) ``J^T r``.
+
+        :param J: (2, 3, M), with ``residual`` (2, M). Of ``J^T J`` the lower triangle, by rows.
+        """
+        row, column = _LOWER
+        terms = np.concatenate([J[:, row] * J[:, column], J * residual[:, None]], axis=1)
+        sums = np.ascontiguousarray((self._by_point @ (terms[0] + terms[1]).T).T)
+        return sums[:6], sums[6:]
 
     def residuals(
         self, in_camera: np.ndarray, factor: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return rays at focal factor 1, weights (in 1 / pixel^2 of ray) and errors in pixels."""
+        """Return rays at focal factor 1, weights (in 1 / pixel^2 of ray) and errors in pixels.
+
+        :param in_camera: (3, M).
+        """
         p = self.problem
-        rays, depth = project(in_camera)
+        rays, depth = project(in_camera.T)
         error_px = np.linalg.norm(rays * factor - p.rays, axis=1) * p.focal
         robust = np.minimum(1.0, HUBER_PX / np.maximum(error_px, 1e-12))
         front = depth > 1e-6
@@ -173,9 +213,7 @@ class _Adjuster:
 
     def error_px(self, state: _State) -> np.ndarray:
         """Return the (M,) errors at a state."""
-        p, T = self.problem, state.T_camera_world
-        in_camera = np.einsum('mij,mj->mi', T[p.camera, :3, :3], state.points[p.point])
-        return self.residuals(in_camera + T[p.camera, :3, 3], state.focal_factor)[2]
+        return self.residuals(self.in_camera(state), state.focal_factor)[2]
 
 
 @dataclass(frozen=True)
@@ -222,7 +260,7 @@ def adjust(problem: BundleProblem, iterations: int = 6, least_gain: float = 1e-4
             break
     sigma = _Linearisation(adjuster, state).focal_sigma() if zooms else 0.0
     T, points, factor = state.T_camera_world, state.points, state.focal_factor
-    return BundleResult(T, points, error, _relative_sigma(adjuster, T, points), factor, sigma)
+    return BundleResult(T, points, error, _relative_sigma(adjuster, state), factor, sigma)
 
 
 def _moved(
@@ -250,49 +288,56 @@ def _cost(problem: BundleProblem, error_px: np.ndarray, state: _State) -> float:
     return float(cost)
 
 
-def _relative_sigma(adjuster: _Adjuster, T: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _relative_sigma(adjuster: _Adjuster, state: _State) -> np.ndarray:
     """Return ``BundleResult.relative_sigma``, from all observations of each point."""
     p = adjuster.problem
-    R = T[p.camera, :3, :3]
-    in_camera = np.einsum('mij,mj->mi', R, points[p.point]) + T[p.camera, :3, 3]
-    safe = np.where(in_camera[:, 2:] > 1e-6, in_camera, (0.0, 0.0, 1.0))
-    J = pose_jacobian(safe)[:, :, :3] @ R * p.focal
-    V = (adjuster.by_point @ _outer(J, J)).reshape(-1, 3, 3)
-    covariance = _inverse_3x3(_damped(V, 1e-9))
-    first = np.full(len(points), -1)
+    in_camera = adjuster.in_camera(state)
+    J = adjuster.by_camera_rotation(p.focal * _pose_jacobian(in_camera)[:, :3], state)
+    V, _ = adjuster.of_points(J, np.zeros(J[:, 0].shape))
+    first = np.full(len(state.points), -1)
     first[p.point[::-1]] = np.arange(len(p.point))[::-1]
     seen = first >= 0
-    sigma = np.full(len(points), np.inf)
-    ray = np.einsum('mji,mj->mi', R[first[seen]], safe[first[seen]])
-    length = np.linalg.norm(ray, axis=1)
-    ray /= length[:, None]
-    along = np.einsum('pi,pij,pj->p', ray, covariance[seen], ray)
-    sigma[seen] = np.sqrt(np.maximum(along, 0.0)) / length
+    R = state.T_camera_world[p.camera[first[seen]], :3, :3]
+    ray = np.einsum('nji,jn->in', R, _in_front(in_camera)[:, first[seen]])
+    length = np.linalg.norm(ray, axis=0)
+    sigma = np.full(len(state.points), np.inf)
+    # The square root of ray^T V^-1 ray.
+    along = _times(_inverse_root(V[:, seen], 1e-9), ray / length)
+    sigma[seen] = np.linalg.norm(along, axis=0) / length
     return sigma
 
 
-def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the flattened (M, i * j) products ``a^T b`` of (M, 2, i) and (M, 2, j)."""
-    return (np.swapaxes(a, 1, 2) @ b).reshape(len(a), a.shape[2] * b.shape[2])
+def _pose_jacobian(in_camera: np.ndarray) -> np.ndarray:
+    """Return (2, 6, M) derivatives of the rays of (3, M) points, see :func:`pose_jacobian`."""
+    return pose_jacobian(_in_front(in_camera).T).transpose(1, 2, 0)
 
 
-def _damped(V: np.ndarray, damping: float) -> np.ndarray:
-    V = V.copy()
-    diagonal = np.einsum('pii->pi', V)
-    diagonal += damping * diagonal + 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-12
-    return V
+def _in_front(in_camera: np.ndarray) -> np.ndarray:
+    """Return (3, M) points, those behind their camera replaced: their weight is zero."""
+    front: np.ndarray = np.where(in_camera[2] > 1e-6, in_camera, [[0.0], [0.0], [1.0]])
+    return front
 
 
-def _inverse_3x3(V: np.ndarray) -> np.ndarray:
-    """Return the inverses of (P, 3, 3) symmetric matrices by cofactors."""
-    a, b, c = V[:, 0, 0], V[:, 0, 1], V[:, 0, 2]
-    d, e, f = V[:, 1, 1], V[:, 1, 2], V[:, 2, 2]
-    A, B, C = d * f - e * e, c * e - b * f, b * e - c * d
-    determinant = a * A + b * B + c * C
-    scale = 1.0 / np.where(np.abs(determinant) > 1e-300, determinant, 1e-300)
-    inverse = np.empty_like(V)
-    inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 0, 2] = A, B, C
-    inverse[:, 1, 0], inverse[:, 2, 0] = B, C
-    inverse[:, 1, 1], inverse[:, 2, 2] = a * f - c * c, a * d - b * b
-    inverse[:, 1, 2] = inverse[:, 2, 1] = b * c - a * e
-    return inverse * scale[:, None, None]
+def _inverse_root(V: np.ndarray, damping: float) -> np.ndarray:
+    """Return ``G^-1`` with ``V = G G^T``, both as lower triangles by rows, (6, P), damped."""
+    a, b, c, d, e, f = V
+    least = 1e-9 * np.maximum(np.maximum(a, c), f) + 1e-12
+    a, c, f = (x + (damping * x + least) for x in (a, c, f))
+    a = 1.0 / np.sqrt(a)
+    b, d = b * a, d * a
+    c = 1.0 / np.sqrt(c - b * b)
+    e = (e - d * b) * c
+    f = 1.0 / np.sqrt(f - d * d - e * e)
+    return np.stack([a, -b * a * c, c, (e * b * c - d) * a * f, -e * c * f, f])
+
+
+def _times(G: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return ``G x`` of lower triangles (6, P) and vectors (3, ..., P)."""
+    a, b, c, d, e, f = G
+    return np.stack([a * x[0], b * x[0] + c * x[1], d * x[0] + e * x[1] + f * x[2]])
+
+
+def _times_transposed(G: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return ``G^T x`` of lower triangles (6, P) and vectors (3, P)."""
+    a, b, c, d, e, f = G
+    return np.stack([a * x[0] + b * x[1] + d * x[2], c * x[1] + e * x[2], f * x[2]])

@@ -273,8 +273,7 @@ class ClassicalPredictor:
         evidence = Evidence(frame, odometry.map)
         self._noise.follow(evidence.noise_px)
         edges = []
-        for h in context:
-            found = evidence.against(h)
+        for h, found in zip(context, evidence.against(context), strict=True):
             if found is not None:
                 translation, rotation = found.confidences
                 sigma_t, sigma_r = found.sigmas

@@ -20,25 +20,16 @@ def describe(gray: np.ndarray) -> np.ndarray:
     small = cv2.GaussianBlur(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), (0, 0), 0.8)
     dx = cv2.Sobel(small, cv2.CV_32F, 1, 0)
     dy = cv2.Sobel(small, cv2.CV_32F, 0, 1)
-    strength, angle = cv2.cartToPolar(dx, dy)
+    strength, angle = (values.reshape(-1) for values in cv2.cartToPolar(dx, dy))
     position = angle * (_BINS / (2.0 * np.pi))
-    low = np.floor(position).astype(int)
+    low = position.astype(int)
     share = position - low
-    # Bilinear over directions; the blur below tolerates small shifts.
-    grid = np.zeros((_BINS, *small.shape), np.float32)
-    rows, columns = np.indices(small.shape)
-    grid[low % _BINS, rows, columns] = strength * (1.0 - share)
-    grid[(low + 1) % _BINS, rows, columns] += strength * share
-    cells = np.stack(
-        [
-            cv2.resize(
-                cv2.GaussianBlur(layer, (0, 0), 0.5 * _CELL),
-                (_CELLS_X, _CELLS_Y),
-                interpolation=cv2.INTER_AREA,
-            )
-            for layer in grid
-        ]
-    )
+    # Bilinear over directions; the pooling below tolerates small shifts.
+    grid = np.zeros((_BINS, small.size), np.float32)
+    pixel = np.arange(small.size)
+    grid[low % _BINS, pixel] = strength * (1.0 - share)
+    grid[(low + 1) % _BINS, pixel] += strength * share
+    cells = _POOL_ROWS @ grid.reshape(_BINS, *small.shape) @ _POOL_COLUMNS.T
     vector = np.sqrt(cells).reshape(-1)
     vector -= vector.mean()
     norm = float(np.linalg.norm(vector))
@@ -46,3 +37,15 @@ def describe(gray: np.ndarray) -> np.ndarray:
         # A blank image: any fixed direction.
         vector[0] = norm = 1.0
     return (vector / norm).astype(np.float32)
+
+
+def _pooling(cells: int) -> np.ndarray:
+    """Return (cells, cells * _CELL): the mean over each cell of a blurred row of pixels."""
+    pixels, sigma = cells * _CELL, 0.5 * _CELL
+    each = np.eye(pixels, dtype=np.float32)
+    blurred = cv2.GaussianBlur(each, (1, int(8 * sigma) + 1), 1.0, sigmaY=sigma)
+    means: np.ndarray = blurred.reshape(cells, _CELL, pixels).mean(axis=1)
+    return means
+
+
+_POOL_ROWS, _POOL_COLUMNS = _pooling(_CELLS_Y), _pooling(_CELLS_X)

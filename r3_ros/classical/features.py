@@ -41,6 +41,10 @@ _lucas_kanade = partial(
     flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     minEigThreshold=1e-4,
 )
+#: Without the difference of the patches, which takes a tenth of the time.
+_follow = partial(
+    _lucas_kanade, flags=cv2.OPTFLOW_USE_INITIAL_FLOW | cv2.OPTFLOW_LK_GET_MIN_EIGENVALS
+)
 
 
 def working_image(image: np.ndarray) -> np.ndarray:
@@ -66,8 +70,8 @@ def find_corners(
     :param distance: least distance to those and to each other, in pixels.
     """
     mask = np.full(gray.shape, 255, np.uint8)
-    for x, y in np.rint(occupied).astype(int):
-        cv2.circle(mask, (int(x), int(y)), int(distance), 0, -1)
+    for place in np.rint(occupied).astype(int).tolist():
+        cv2.circle(mask, place, int(distance), 0, -1)
     border = max(PATCH) // 2 + 1
     mask[:border], mask[-border:], mask[:, :border], mask[:, -border:] = 0, 0, 0, 0
     found = [_corners(gray, count, mask, distance)]
@@ -122,13 +126,11 @@ def track(
     start = np.ascontiguousarray(points, np.float32).reshape(-1, 1, 2)
     expected = np.ascontiguousarray(guess, np.float32).reshape(-1, 1, 2)
     previous = as_exposed(previous, current)
-    forward, found, _ = _lucas_kanade(previous, current, start, expected.copy(), maxLevel=levels)
+    forward, found, _ = _follow(previous, current, start, expected.copy(), maxLevel=levels)
     # Backwards starts as far off as forwards, so that agreement is significant, within the reach
     # of two levels.
     off = np.clip(forward - expected, -BACK_OFFSET_PX, BACK_OFFSET_PX)
-    back, found_back, _ = _lucas_kanade(
-        current, previous, forward, start + off, maxLevel=min(levels, 1)
-    )
+    back, found_back, _ = _follow(current, previous, forward, start + off, maxLevel=min(levels, 1))
     error = np.linalg.norm((back - start)[:, 0], axis=1)
     height, width = current.shape
     end = forward[:, 0]

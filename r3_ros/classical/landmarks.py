@@ -195,8 +195,8 @@ class SparseMap:
         Those whose first keyframe has gone count as exact: their rays are not known any more.
         """
         first_ids, which = np.unique(self.landmarks.first_frame[slots], return_inverse=True)
-        firsts = [self.frames.get(int(i)) for i in first_ids]
-        nowhere = np.full(3, np.nan)
-        centres = np.stack([nowhere if f is None else f.T_world_camera[:3, 3] for f in firsts])
-        sigma = np.minimum(self.landmarks.relative_sigma[slots], GUESSED_SIGMA)
-        return np.nan_to_num((self.landmarks.position[slots] - centres[which]) * sigma[:, None])
+        firsts = [self.frames.get(i) for i in first_ids.tolist()]
+        centres = np.array([np.zeros(3) if f is None else f.T_world_camera[:3, 3] for f in firsts])
+        known = np.array([f is not None for f in firsts])
+        sigma = np.minimum(self.landmarks.relative_sigma[slots], GUESSED_SIGMA) * known[which]
+        return (self.landmarks.position[slots] - centres[which]) * sigma[:, None]

@@ -224,19 +224,19 @@ def _decide(
     """
     planes, h, w = scores.shape
     best = _argmax(scores)
-    flat = scores.reshape(planes, -1)
-    columns = np.arange(h * w)
     index = best.reshape(-1)
-    top = flat[index, columns]
-    below = flat[np.maximum(index - 1, 0), columns]
-    above = flat[np.minimum(index + 1, planes - 1), columns]
+    # Several times as fast as with an index of planes and one of pixels.
+    flat = scores.reshape(-1)
+    top = flat[_places(index)]
+    below = flat[_places(np.maximum(index - 1, 0))]
+    above = flat[_places(np.minimum(index + 1, planes - 1))]
     curve = below + above - 2.0 * top
     offset = np.where(curve < -1e-6, 0.5 * (below - above) / np.minimum(curve, -1e-6), 0.0)
     step = inverse_depths[1] - inverse_depths[0]
     inverse_depth = inverse_depths[index] + np.clip(offset, -0.5, 0.5) * step
     depth = (1.0 / inverse_depth).reshape(h, w).astype(np.float32)
 
-    second = _second_peak(flat, index)
+    second = _second_peak(scores.reshape(planes, -1), index)
     margin = (top - second).reshape(h, w)
     top = top.reshape(h, w)
     inside = (best > 0) & (best < planes - 1)
@@ -263,14 +263,17 @@ def _argmax(scores: np.ndarray) -> np.ndarray:
     return best
 
 
-def _second_peak(flat: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _places(index: np.ndarray) -> np.ndarray:
+    """Return the places of one plane per pixel, (pixels,), in the flat (planes, pixels) scores."""
+    return index.astype(np.int64) * len(index) + np.arange(len(index))
+
+
+def _second_peak(scores: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Return the best score outside of the peak; overwrites the scores of the peak."""
-    planes, columns = len(flat), np.arange(flat.shape[1])
+    flat, last = scores.reshape(-1), len(scores) - 1
     for shift in range(-PEAK_PLANES, PEAK_PLANES + 1):
-        flat[np.clip(index + shift, 0, planes - 1), columns] = -1.0
-    second = flat[0].copy()
-    for plane in flat[1:]:
-        np.maximum(second, plane, out=second)
+        flat[_places(np.clip(index + shift, 0, last))] = -1.0
+    second: np.ndarray = scores.max(axis=0)
     return second
 
 
@@ -283,24 +286,16 @@ def _texture(gray: np.ndarray) -> np.ndarray:
 def _drop_outliers(depth: np.ndarray) -> np.ndarray:
     known = np.isfinite(depth)
     inverse = np.where(known, 1.0 / np.where(known, depth, 1.0), 0.0).astype(np.float32)
-    agreeing = np.zeros(depth.shape, np.int32)
-    present = np.zeros(depth.shape, np.int32)
-    for dy in (-4, -2, 0, 2, 4):
-        for dx in (-4, -2, 0, 2, 4):
-            if dx == 0 and dy == 0:
+    most = SMOOTH_SHARE * inverse
+    agreeing, present = np.zeros(depth.shape, np.uint8), np.zeros(depth.shape, np.uint8)
+    h, w = depth.shape
+    padded, padded_known = np.pad(inverse, 4), np.pad(known, 4)
+    for dy in (0, 2, 4, 6, 8):
+        for dx in (0, 2, 4, 6, 8):
+            if dx == 4 and dy == 4:
                 continue
-            there = _shifted(inverse, dx, dy)
-            has = there > 0
+            has = padded_known[dy : dy + h, dx : dx + w]
             present += has
-            agreeing += has & (np.abs(there - inverse) < SMOOTH_SHARE * inverse)
+            agreeing += has & (np.abs(padded[dy : dy + h, dx : dx + w] - inverse) < most)
     sure = known & (present >= 6) & (agreeing >= 0.5 * present)
     return np.where(sure, depth, np.nan).astype(np.float32)
-
-
-def _shifted(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    h, w = image.shape
-    moved = np.zeros_like(image)
-    moved[max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)] = image[
-        max(0, dy) : h - max(0, -dy), max(0, dx) : w - max(0, -dx)
-    ]
-    return moved

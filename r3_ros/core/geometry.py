@@ -85,6 +85,18 @@ def is_rigid(T: np.ndarray, tolerance: float = 1e-4) -> bool:
     return bool(orthonormal and np.linalg.det(R) > 0 and np.allclose(T[3], [0, 0, 0, 1]))
 
 
+def nearest_motion(T: np.ndarray) -> np.ndarray:
+    """Return the rigid motion nearest to a (4, 4) product of motions, which rounding has bent.
+
+    By Newton's iteration for the polar decomposition: each step squares the deviation, so that
+    one of a thousandth is gone.
+    """
+    R = T[:3, :3]
+    for _ in range(3):
+        R = 1.5 * R - 0.5 * (R @ (R.T @ R))
+    return make_T(R, T[:3, 3])
+
+
 def mean_quat(quats_xyzw: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the weighted mean (4,) of (N, 4) unit quaternions.
 

@@ -20,12 +20,12 @@ from ..core.error_model import ErrorModel
 from ..core.geometry import (
     inverse,
     mean_quat,
+    nearest_motion,
     quat_angle,
     quat_xyzw,
     rotation_angle,
     similarity,
     T_from_quat,
-    weighted_median,
 )
 
 _ROBUST_ROUNDS = 4
@@ -35,9 +35,9 @@ _HUBER = 1.345
 #: Turns a median absolute deviation from zero into a standard deviation: of the length of a
 #: three-dimensional normal vector (median 1.538 sigma).
 _MEDIAN_TO_SIGMA = 1.0 / 1.538
-#: Below these, candidates agree to rounding and no reweighting is due.
-_SAME_CENTRE = 1e-9
-_SAME_ROTATION_RAD = 1e-9
+#: Candidates whose centres (map units) or rotations (radians) differ by less agree to rounding,
+#: and no reweighting is due.
+_SAME = 1e-9
 #: Standard deviations that weigh edges in pose graphs: shares of length and angle, and the least.
 _WEIGHT_SHARES = np.array([0.02, 0.01])
 _WEIGHT_FLOORS = np.array([1e-4, 1e-4])
@@ -185,9 +185,9 @@ class EdgeNoise:
         """Return the (N, 2) evidence of edges: their own, or what their scores tell."""
         scores = np.array([edge.scores for edge in edges]).reshape(-1, 2)
         evidence = self.errors.evidence_of_scores(scores, self.reference)
-        for row, edge in zip(evidence, edges, strict=True):
+        for row, edge in enumerate(edges):
             if edge.evidence is not None:
-                row[:] = edge.evidence
+                evidence[row] = edge.evidence
         return evidence
 
 
@@ -226,46 +226,36 @@ def resolve_pose(
     """
     if not edges:
         return None
-    T_edges, scores = stacked(edges)
+    T_own, scores = stacked(edges)
     T_sources = np.array([held[edge.source_id].T_world_camera for edge in edges])
     scores = np.clip(scores, 1e-9, 1e9)
     if scale is None:
         scale = _mean_scale([held[edge.source_id].scale for edge in edges], scores[:, 0])
+    T_edges = T_own.copy()
     T_edges[:, :3, 3] *= scale
     candidates = T_sources @ T_edges
-    centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
-    centre, quat, weights = robust_average(centres, quats, scores)
-    T = T_from_quat(centre, quat)
-    edge_variances = noise.variances_of(edges) * [scale**2, 1.0]
-    carried = carried_along(
-        np.array([held[edge.source_id].covariance for edge in edges]),
-        T_edges,
-        edge_variances,
-        np.array([edge.noise for edge in edges]),
-        noise.errors,
-    )
+    if len(edges) == 1:
+        # Most poses that follow a refinement have one edge: this takes half the time.
+        T, spread = nearest_motion(candidates[0]), np.zeros((6, 6))
+    else:
+        centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
+        centre, quat, weights = robust_average(centres, quats, scores)
+        T = T_from_quat(centre, quat)
+        spread = _spread(centres, quats, T, quat, weights)
+    errors, level = noise.errors, np.array([edge.noise for edge in edges])
+    evidence = noise.evidence_of(edges)
+    edge_variances = errors.variances(evidence, T_own, level) * (scale**2, 1.0)
+    covariances = np.array([held[edge.source_id].covariance for edge in edges])
+    carried = carried_along(covariances, T_edges, edge_variances, level, errors)
     # Errors of edges are not independent, so many are not surer than the best.
     best = int(np.argmin(volumes(carried)))
+    # Errors of successive edges are added, not their squares: they come from the same surfaces
+    # and depths, and have the same sign for many frames.
+    drifts = np.array([held[edge.source_id].drift for edge in edges])
+    drifts += errors.by_evidence(evidence, level) * (scale, 1.0)
     return ResolvedPose(
-        HeldPose(T, carried[best], scale, _drift(edges, held, noise, scale)),
-        _spread(centres, quats, T, weights),
-        edge_variances[best],
+        HeldPose(T, carried[best], scale, drifts.min(axis=0)), spread, edge_variances[best]
     )
-
-
-def _drift(
-    edges: Sequence[Edge], held: Mapping[int, HeldPose], noise: EdgeNoise, scale: float
-) -> np.ndarray:
-    """Return the (2,) least drift of the edges' target.
-
-    Errors of successive edges are added, not their squares: they come from the same surfaces and
-    depths, and have the same sign for many frames.
-    """
-    sources = np.array([held[edge.source_id].drift for edge in edges])
-    level = np.array([edge.noise for edge in edges])
-    own = noise.errors.by_evidence(noise.evidence_of(edges), level) * [scale, 1.0]
-    least: np.ndarray = (sources + own).min(axis=0)
-    return least
 
 
 def carried_along(
@@ -284,20 +274,24 @@ def carried_along(
     """
     level = noise**errors.drift_power
     rotation, scale = errors.start
-    start = np.diag(np.square([0.0] * 3 + [rotation] * 3 + [scale]))
-    begins = (covariances == 0.0).all(axis=(1, 2))
-    covariances = covariances + (begins * noise**2)[:, None, None] * start
+    begins = ~covariances.any(axis=(1, 2))
+    if begins.any():
+        start = np.diag(np.square([0.0] * 3 + [rotation] * 3 + [scale]))
+        covariances = covariances + (begins * noise**2)[:, None, None] * start
     R, t = np.swapaxes(T_edges[:, :3, :3], 1, 2), T_edges[:, :3, 3]
     # The adjoint of the edge's inverse: what a small similarity of the source does to the target.
     A = np.zeros((len(T_edges), 7, 7))
     A[:, :3, :3] = A[:, 3:6, 3:6] = R
-    A[:, :3, 3:6] = -R @ np.swapaxes(np.cross(t[:, None], np.eye(3)), 1, 2)
-    A[:, :3, 6] = np.einsum('nij,nj->ni', R, t)
+    cross = np.zeros((len(t), 3, 3))
+    cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -t[:, 2], t[:, 1], -t[:, 0]
+    A[:, :3, 3:6] = R @ (np.swapaxes(cross, 1, 2) - cross)
+    A[:, :3, 6] = (R @ t[:, :, None])[:, :, 0]
     A[:, 6, 6] = 1.0
     found: np.ndarray = A @ covariances @ np.swapaxes(A, 1, 2)
     grown = variances * np.square(errors.drift * level[:, None])
-    found[:, range(3), range(3)] += grown[:, :1]
-    found[:, range(3, 6), range(3, 6)] += grown[:, 1:]
+    diagonal = np.einsum('nii->ni', found)
+    diagonal[:, :3] += grown[:, :1]
+    diagonal[:, 3:6] += grown[:, 1:]
     return found
 
 
@@ -327,9 +321,7 @@ def robust_average(
     centre, quat = weights[:, 0] @ centres, mean_quat(quats, weights[:, 1])
     for _ in range(_ROBUST_ROUNDS if len(centres) > 2 else 0):
         shift, turn = np.linalg.norm(centres - centre, axis=1), quat_angle(quats, quat)
-        of_centres = _huber_factors(shift, scores[:, 0], _SAME_CENTRE)
-        of_rotations = _huber_factors(turn, scores[:, 1], _SAME_ROTATION_RAD)
-        factors = np.stack([of_centres, of_rotations], axis=1)
+        factors = _huber_factors(np.stack([shift, turn], axis=1), scores)
         if (factors == 1.0).all():
             break
         weights = scores * factors
@@ -338,24 +330,34 @@ def robust_average(
     return centre, quat, weights
 
 
-def _huber_factors(residuals: np.ndarray, scores: np.ndarray, same: float) -> np.ndarray:
-    """Return the factors on the weights: 1 near the mean, falling far from it.
+def _huber_factors(residuals: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the (N, 2) factors on the weights: 1 near the mean, falling far from it.
 
-    :param same: residuals below this are rounding.
+    :param residuals: (N, 2) of centre and rotation, with ``scores`` (N, 2).
     """
-    sigma = weighted_median(residuals, scores) * _MEDIAN_TO_SIGMA
-    bound = _HUBER * max(sigma, same)
+    order, both = residuals.argsort(axis=0), (0, 1)
+    # The lower weighted medians.
+    cumulated = scores[order, both].cumsum(axis=0)
+    middle = (cumulated < 0.5 * cumulated[-1]).sum(axis=0)
+    sigma = residuals[order[middle, both], both] * _MEDIAN_TO_SIGMA
+    bound = _HUBER * np.maximum(sigma, _SAME)
     # Huber's weight squared: falls as 1/r^2, so a candidate pulls less the farther it is.
-    return np.minimum(1.0, bound / np.maximum(residuals, same)) ** 2
+    factors: np.ndarray = np.minimum(1.0, bound / np.maximum(residuals, _SAME)) ** 2
+    return factors
 
 
 def _spread(
-    centres: np.ndarray, quats: np.ndarray, T: np.ndarray, weights: np.ndarray
+    centres: np.ndarray,
+    quats: np.ndarray,
+    T: np.ndarray,
+    quat: np.ndarray,
+    weights: np.ndarray,
 ) -> np.ndarray:
-    """Return the (6, 6) weighted covariance of the candidates around T, in T's own frame."""
-    if len(centres) == 1:
-        return np.zeros((6, 6))
-    turned_back = Rotation.from_matrix(T[:3, :3]).inv() * Rotation.from_quat(quats)
+    """Return the (6, 6) weighted covariance of the candidates around T, in T's own frame.
+
+    :param quat: the rotation of T.
+    """
+    turned_back = Rotation.from_quat(quat).inv() * Rotation.from_quat(quats)
     twist = np.concatenate([(centres - T[:3, 3]) @ T[:3, :3], turned_back.as_rotvec()], axis=1)
     weighted = twist * np.sqrt(np.repeat(weights, 3, axis=1))
     return weighted.T @ weighted

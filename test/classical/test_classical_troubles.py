@@ -1,5 +1,7 @@
 """The classical predictor in the engine, on drawn scenes in which tracking is hard."""
 
+from dataclasses import replace
+
 from classical_scene import draw, frame_of, INTRINSICS, noise_texture, Panel, room, wander
 import numpy as np
 import pytest
@@ -184,7 +186,7 @@ def test_guessed_depths_hold_rotation_more_than_translation():
     found = {}
     for sigma in (0.01, np.inf):
         sparse, (old, new) = pair_of_views(sigma)
-        found[sigma] = Evidence(new, sparse).against(old)
+        (found[sigma],) = Evidence(new, sparse).against([old])
         assert found[sigma] is not None, 'corners alone relate two frames'
     translation, rotation = zip(*(found[s].confidences for s in (0.01, np.inf)), strict=True)
     assert rotation[1] > 0.2 * rotation[0]
@@ -192,6 +194,21 @@ def test_guessed_depths_hold_rotation_more_than_translation():
     sigmas = np.array([found[s].sigmas for s in (0.01, np.inf)])
     assert sigmas[1, 0] > 2.0 * sigmas[0, 0]
     assert sigmas[1, 1] < 5.0 * sigmas[0, 1]
+
+
+def test_frames_are_compared_at_once_as_one_by_one():
+    sparse, (old, new) = pair_of_views(0.05)
+    evidence = Evidence(new, sparse)
+    half = replace(old, seen=Observations.of(sparse.landmarks, *old.seen.solid(sparse.landmarks)))
+    half.seen.keep(np.arange(200) % 2 == 0)
+    few = replace(half, seen=Observations.none())
+    together = evidence.against([old, few, half])
+    assert together[1] is None
+    for one, frame in ((together[0], old), (together[2], half)):
+        (alone,) = evidence.against([frame])
+        np.testing.assert_allclose(one.sigmas, alone.sigmas, rtol=1e-9)
+        np.testing.assert_allclose(one.confidences, alone.confidences, rtol=1e-9)
+    assert together[2].sigmas[0] > 1.2 * together[0].sigmas[0]
 
 
 def test_the_level_of_the_residuals_follows_many_frames_not_one():

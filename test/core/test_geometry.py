@@ -12,6 +12,7 @@ from r3_ros.core.geometry import (
     make_T,
     mean_quat,
     mean_rotation,
+    nearest_motion,
     quat_angle,
     quat_xyzw,
     R_BODY_OPTICAL,
@@ -210,6 +211,16 @@ def test_field_of_view_of_an_off_centre_camera():
 def test_impossible_intrinsics_are_refused(values):
     with pytest.raises(CalibrationError):
         Intrinsics(*values)
+
+
+def test_a_bent_motion_becomes_the_nearest_rigid_one():
+    rng = np.random.default_rng(2)
+    bent = make_T(Rotation.random(rng=rng).as_matrix(), rng.normal(size=3))
+    bent[:3, :3] += rng.normal(0.0, 3e-4, (3, 3))
+    U, _, Vt = np.linalg.svd(bent[:3, :3])
+    found = nearest_motion(bent)
+    np.testing.assert_allclose(found[:3, :3], U @ Vt, atol=1e-15)
+    np.testing.assert_array_equal(found[:3, 3], bent[:3, 3])
 
 
 def test_camera_matrix_goes_both_ways():
