@@ -90,6 +90,30 @@ def test_a_match_is_refined_to_the_place_of_its_descriptor():
     assert (fine.logit[0, 0] < -1000).sum() == 35  # five of seven rows are outside
 
 
+def test_a_weak_background_does_not_draw_a_match_to_the_middle_of_its_window():
+    source, target = torch.zeros(1, 2, 14, 14), torch.zeros(1, 2, 14, 14)
+    source[0, 0] = target[0, 1] = 1.0
+    target[0, :, 8:10, 8:10] = torch.tensor([1.0, 0.0])[:, None, None]
+    matcher = Matcher()
+    matcher.log_fine_temperature.fill_(1.0)  # the background has half of the weight
+    fine = matcher.refine(source, target, torch.tensor([[17]]), torch.tensor([[[14.5, 14.5]]]))
+    assert fine.pixel[0, 0].tolist() == pytest.approx([17.5, 17.5], abs=0.7)
+
+
+def test_points_of_sure_depth_decide():
+    rng = np.random.default_rng(1)
+    R, t = np.eye(3)[None], np.array([[0.1, 0.0, 0.05]])
+    sides = [observed(rng, R, sign * t) for sign in (1, -1)]
+    for side in sides:
+        side.points[:, ::2] *= 1.5  # the depth of half of the points is wrong
+        side.depth_noise[:, ::2] = 1.0  # and said to be unsure
+    motions = solve_motions(*sides)
+    assert motions.translation[0].tolist() == pytest.approx(t[0].tolist(), abs=2e-3)
+    for side in sides:
+        side.depth_noise.fill_(0.05)
+    assert abs(solve_motions(*sides).translation[0] - torch.tensor(t[0])).max() > 5e-3
+
+
 def test_chosen_cells_are_spread_in_proportion_to_their_confidence():
     logit = torch.full((1, 600), -9.0)
     logit[0, :300] = 2.0
@@ -114,7 +138,8 @@ def observed(rng, R, t, noise=0.0, depth_noise=0.0, wrong=0.0):
     bad = rng.uniform(size=(P, Q)) < wrong
     seen[bad] = rng.uniform(-0.7, 0.7, (bad.sum(), 2))
     points = points * np.exp(rng.normal(0, depth_noise, (P, Q, 1)))
-    return MatchedPoints(*(torch.tensor(x).float() for x in (points, seen, np.ones((P, Q)))))
+    sides = (points, seen, np.ones((P, Q)), np.full((P, Q), max(2 * depth_noise, 0.05)))
+    return MatchedPoints(*(torch.tensor(x).float() for x in sides))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +257,7 @@ def test_translations_are_in_the_unit_of_depth(network):
     features = [torch.cat(both, dim=1) for both in zip(
         cache.pair_features, encoded.cache.pair_features, strict=True
     )]  # fmt: skip
-    twice = [*features[:2], features[2] + np.log(2), features[3]]
+    twice = [*features[:2], features[2] + np.log(2), *features[3:]]
     one, two = (
         network.pairs(type(encoded.cache.pair_features)(*f), 1, True, camera(), (42, 70))
         for f in (features, twice)

@@ -107,7 +107,9 @@ def evaluate_tiny(
             descriptors = network.describe_alone(clips.images)
         h, w = descriptors.coarse.shape[-2:]
         log_depth = approximate_log_depth(clips.depth, (h, w), step.rng)
-        features = PairFeatures(*descriptors, log_depth, clips.fov[:, None].expand(-1, S, -1))
+        noise = torch.full_like(log_depth, _DEPTH_NOISE)
+        fov = clips.fov[:, None].expand(-1, S, -1)
+        features = PairFeatures(*descriptors, log_depth, noise, fov)
         seen = _Seen(features, true_scale, clips.camera, {}, {})
     else:
         seen = _encoded(network, clips, true_scale, settings, step, autocast)

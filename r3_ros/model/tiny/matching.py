@@ -19,6 +19,9 @@ from .stem import STRIDE
 _COARSE_RADIUS = 2
 #: Pixels at stride 2 to each side of a match among which it is refined.
 _FINE_RADIUS = 3
+#: Farthest from the best of them, pixels in x and y, that take part in the refined match: the
+#: expectation over all is drawn towards their middle.
+_FINE_PEAK_PX = 2
 #: Logit of candidates outside of the image.
 OUTSIDE = -1e4
 _FIRST_TEMPERATURE = 10.0
@@ -65,7 +68,7 @@ class FineMatches(NamedTuple):
 
     :ivar logit: (P, Q, K), ``OUTSIDE`` for candidates outside of the image.
     :ivar candidate: (P, Q, K, 2) their pixels x and y.
-    :ivar pixel: (P, Q, 2) the expectation.
+    :ivar pixel: (P, Q, 2) the expectation over the best one and its neighbours.
     """
 
     logit: Tensor
@@ -145,7 +148,15 @@ class Matcher(nn.Module):
         logit = torch.exp(self.log_fine_temperature) * product
         logit = logit.masked_fill(~inside, OUTSIDE)
         candidate = torch.stack((columns, rows), dim=-1) * 2 + 0.5
-        return FineMatches(logit, candidate, (logit.softmax(-1)[..., None] * candidate).sum(dim=2))
+        best = _gathered(candidate, logit.argmax(-1, keepdim=True))
+        far = (candidate - best).abs().amax(-1) > _FINE_PEAK_PX
+        share = logit.masked_fill(far, OUTSIDE).softmax(-1)
+        return FineMatches(logit, candidate, (share[..., None] * candidate).sum(dim=2))
+
+
+def _gathered(candidate: Tensor, index: Tensor) -> Tensor:
+    """Return (P, Q, 1, 2) of (P, Q, K, 2) at (P, Q, 1)."""
+    return candidate.gather(2, index[..., None].expand(-1, -1, -1, 2))
 
 
 def _peak(similarities: Similarities, columns: int) -> _Peak:

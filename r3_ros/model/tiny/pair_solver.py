@@ -11,12 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: From the first iteration to the last but two: with exact depth, then with depth of which only
-#: the rough size is known. A pixel of a 112 pixels wide image is about 0.012.
+#: From the first iteration to the last but two: with exact depth, then with depth as uncertain as
+#: it is said to be. A pixel of a 112 pixels wide image is about 0.012.
 _FIRST_NOISE, _FIRST_ITERATIONS = (0.3, 0.015), 10
 _LAST_NOISE, _LAST_ITERATIONS = (0.01, 0.005), 5
-#: Standard deviation of the logarithm of depth in the last iterations.
-_DEPTH_NOISE = 1.2
 _DAMPING = 1e-4
 #: Longest step of an iteration, radians and units of depth together.
 _LONGEST_STEP = 0.7
@@ -30,11 +28,14 @@ class MatchedPoints(NamedTuple):
     :ivar points: (P, Q, 3) in the frame's own camera.
     :ivar seen: (P, Q, 2) normalised coordinates of their matches in the other frame.
     :ivar weight: (P, Q), 0 to 1.
+    :ivar depth_noise: (P, Q) standard deviations of the logarithm of their depth. The depth is not
+        corrected, so a value twice too large does less harm than one that is right.
     """
 
     points: Tensor
     seen: Tensor
     weight: Tensor
+    depth_noise: Tensor
 
 
 class Motions(NamedTuple):
@@ -66,9 +67,10 @@ def solve_motions(source: MatchedPoints, target: MatchedPoints) -> Motions:
     motions = Motions(R, R.new_zeros(P, 3), R.new_zeros(P), R.new_zeros(P, 6, 6))
     seen = torch.cat([source.seen, target.seen], dim=1)
     weight = torch.cat([source.weight, target.weight], dim=1)
+    of_depth = torch.cat([source.depth_noise, target.depth_noise], dim=1)
     for noise, depth_noise, count in (
-        (_FIRST_NOISE, 0.0, _FIRST_ITERATIONS),
-        (_LAST_NOISE, _DEPTH_NOISE, _LAST_ITERATIONS),
+        (_FIRST_NOISE, torch.zeros_like(of_depth), _FIRST_ITERATIONS),
+        (_LAST_NOISE, of_depth, _LAST_ITERATIONS),
     ):
         for k in range(count):
             share = min(1.0, k / (count - 3))
@@ -115,7 +117,7 @@ def _projected(motions: Motions, source: Tensor, target: Tensor, seen: Tensor) -
 
 
 def _improved(
-    motions: Motions, points: _Projected, weight: Tensor, s: float, depth_noise: float
+    motions: Motions, points: _Projected, weight: Tensor, s: float, depth_noise: Tensor
 ) -> Motions:
     """Take one step of Gauss-Newton, a perturbation of the motion from the left."""
     A, offset = points.A, points.offset

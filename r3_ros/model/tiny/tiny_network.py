@@ -26,7 +26,10 @@ from .pair_solver import MatchedPoints, Motions, solve_motions
 from .stem import DescriptorHead, Descriptors, Stem, STRIDE
 
 #: Matches of each frame from which a pair is solved.
-SOLVED_CELLS = 150
+SOLVED_CELLS = 300
+#: Standard deviation of log depth times the depth head's confidence, whose loss makes errors
+#: inverse to it, and the range it is kept in. Chosen on clips of the training's kinds.
+_DEPTH_NOISE, _DEPTH_NOISE_RANGE = 1.5, (0.05, 1.2)
 #: Noise of matches in normalised coordinates, for the expected errors of a solution.
 _NOISE = 0.005
 #: Inverse variance of motions before any match, likewise.
@@ -46,13 +49,14 @@ class PairFeatures(NamedTuple):
     """What the pairs of frames need, with any leading dimensions.
 
     :ivar coarse: (..., 48, h, w) descriptors of cells; ``fine``: (..., 24, H // 2, W // 2).
-    :ivar log_depth: (..., h, w) of the cells.
+    :ivar log_depth: (..., h, w) of the cells; ``depth_noise``: their standard deviations.
     :ivar fov: (..., 2) radians, vertical then horizontal.
     """
 
     coarse: Tensor
     fine: Tensor
     log_depth: Tensor
+    depth_noise: Tensor
     fov: Tensor
 
 
@@ -167,7 +171,9 @@ class TinyNetwork(PairNetwork):
             fov = self.cam_dec.fov(feature)
         dense = self._dense(taps.features, described, rays=False)
         log_depth = F.avg_pool2d(dense.depth.log(), STRIDE)
-        kept = PairFeatures(*described.descriptors, log_depth, fov)
+        noise = _DEPTH_NOISE * torch.exp(-F.avg_pool2d(dense.confidence.log(), STRIDE))
+        noise = noise.clamp(*_DEPTH_NOISE_RANGE)
+        kept = PairFeatures(*described.descriptors, log_depth, noise, fov)
         return Encoded(fov, feature, dense, FrameCache(taps.key_values, kept))
 
     def observe(
@@ -216,8 +222,12 @@ class TinyNetwork(PairNetwork):
         cells = chosen_cells(matches.logit, SOLVED_CELLS)
         near = _gathered(matches.pixel, cells)
         refined = self.matcher.refine(source.fine, target.fine, cells, near).pixel
-        weight = matches.logit.gather(1, cells).sigmoid()
-        return MatchedPoints(_gathered(points, cells), normalised_places(refined, camera), weight)
+        return MatchedPoints(
+            _gathered(points, cells),
+            normalised_places(refined, camera),
+            matches.logit.gather(1, cells).sigmoid(),
+            source.depth_noise.float().flatten(1).gather(1, cells),
+        )
 
     def pairs(
         self,
