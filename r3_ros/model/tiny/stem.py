@@ -68,8 +68,9 @@ class Stem(nn.Module):
 
     def patch_features(self, features: StemFeatures, rows: int, columns: int) -> Tensor:
         """Return what is added to the patch embedding: (N, rows * columns, C)."""
-        pooled = F.adaptive_avg_pool2d(self.patches(features.quarter), (rows, columns))
-        return pooled.flatten(2).transpose(1, 2)
+        # Averages before the convolution, with which they commute: it has fewer pixels then.
+        pooled = F.adaptive_avg_pool2d(features.quarter, (rows, columns))
+        return self.patches(pooled).flatten(2).transpose(1, 2)
 
 
 class Descriptors(NamedTuple):
