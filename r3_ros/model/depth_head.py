@@ -161,7 +161,7 @@ class LogitConv(nn.Conv2d):
 def branch_end(features: int, logits: int, hidden: int = BRANCH_CHANNELS) -> nn.Sequential:
     """Return the last layers of a branch."""
     first = nn.Conv2d(features, hidden, 3, padding=1)
-    return nn.Sequential(first, nn.ReLU(inplace=True), LogitConv(hidden, logits, 1))
+    return nn.Sequential(first, nn.ReLU(), LogitConv(hidden, logits, 1))
 
 
 class Pyramid(nn.Module):

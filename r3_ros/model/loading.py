@@ -145,7 +145,8 @@ def _load(
         )
     assert isinstance(network, PairNetwork | MultiViewNetwork | CrocoNetwork)
     if device.type == 'cpu':
-        network.to(memory_format=torch.channels_last)  # as oneDNN computes convolutions
+        # As oneDNN computes convolutions; torch's stubs lack this use of to.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Small products of several threads, which wait actively for one another, take seven times the
     # CPU time and are slower if other processes need the cores.
     if device.type == 'cpu' and loaded.variant in _SMALL:
