@@ -137,12 +137,16 @@ class ChannelNorm(LayerNorm):
 
 
 class TokenConv(nn.Conv2d):
-    """A 1x1 convolution as a matrix product of tokens, which avoids a transposed copy."""
+    """A 1x1 convolution as a matrix product of tokens.
+
+    Without a copy its maps, and all that follow, have the channels of a pixel side by side, which
+    oneDNN needs anyway.
+    """
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (N, h*w, D) to (N, channels, h*w)."""
         weight = self.weight.flatten(1)
-        return linear(tokens.to(weight.dtype), weight, self.bias).transpose(1, 2).contiguous()
+        return linear(tokens.to(weight.dtype), weight, self.bias).transpose(1, 2)
 
 
 class LogitConv(nn.Conv2d):

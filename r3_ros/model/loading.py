@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 import json
 import os
 from pathlib import Path
+import sys
 from typing import Any
 
 import torch
@@ -41,6 +43,9 @@ METRIC_WEIGHTS = 'da3metric_large'
 _MIB = 2**20
 #: Networks too small for several threads on a CPU.
 _SMALL = ('r3-tiny',)
+#: Of glibc's mallopt: only larger blocks are given back when freed (M_MMAP_THRESHOLD; 32 MiB is
+#: the most), and free memory at the end of the heap beyond this (M_TRIM_THRESHOLD).
+_MALLOC_OPTIONS = {-3: 32 * _MIB, -1: 64 * _MIB}
 #: Of the file beside weights that holds their error model (benchmarks/calibrate_covariance.py).
 ERRORS_SUFFIX = '.errors.json'
 #: Entry of that file: the weights that it was fitted to, if those were trained further.
@@ -144,15 +149,28 @@ def _load(
             f"'{config.name}': change one of {of_checkpoint} and {of_name}"
         )
     assert isinstance(network, PairNetwork | MultiViewNetwork | CrocoNetwork)
+    if device.type == 'cpu':
+        # As oneDNN computes convolutions; torch's stubs lack this use of to.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Small products of several threads, which wait actively for one another, take seven times the
     # CPU time and are slower if other processes need the cores.
-    if device.type == 'cpu' and loaded.variant in _SMALL and 'OMP_NUM_THREADS' not in os.environ:
-        torch.set_num_threads(1)
+    if device.type == 'cpu' and loaded.variant in _SMALL:
+        if 'OMP_NUM_THREADS' not in os.environ:
+            torch.set_num_threads(1)
+        _keep_freed_memory()
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
     size = config.image_size or loaded.image_size
     if not size:
         size = PUBLISHED_IMAGE if isinstance(network, PairNetwork) else network.image_size
     return network, info, device, replace(config, image_size=size)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed: a tenth of a frame's time was new pages for the same maps."""
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
+    if mallopt is not None:
+        for option, size in _MALLOC_OPTIONS.items():
+            mallopt(option, size)
 
 
 def choose_device(name: str) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..input.network_input import PATCH
 from .depth_head import BRANCH_CHANNELS, HEAD_FRAMES
-from .tiny.matching import MOST_SIMILARITIES
+from .tiny.matching import MOST_SIMILARITIES, PAIR_BYTES, PAIRS_AT_ONCE
 from .variants import CameraOutput, NetworkConfig, TABLE_SIDE
 
 _FLOAT32_BYTES = 4
@@ -41,7 +41,9 @@ def pass_bytes(
         of_pixel = config.depth_head.features * element_bytes
         of_pixel += 2 * BRANCH_CHANNELS * _FLOAT32_BYTES
         head = HEAD_FRAMES * pixels * of_pixel
-        # Afterwards the similarities of some pairs, before and after their exponential.
-        fixed += max(head, int(2.2 * MOST_SIMILARITIES * _FLOAT32_BYTES) if matches else 0)
+        # Afterwards the similarities of some pairs, before and after their exponential, then the
+        # refinement of matches.
+        pairs = max(int(2.2 * MOST_SIMILARITIES * _FLOAT32_BYTES), PAIRS_AT_ONCE * PAIR_BYTES)
+        fixed += max(head, pairs if matches else 0)
         per_frame += 4 * pixels * _FLOAT32_BYTES
     return frames * per_frame + fixed

@@ -64,9 +64,9 @@ def test_even_random_weights_match_an_image_moved_by_whole_cells(network):
     coarse = network.describe_alone(torch.stack([image, moved])[None]).coarse[0]
     matcher = Matcher()
     matcher.log_temperature.fill_(10.0)  # bounded at 4: exponentials stay finite
-    similarities = matcher.similarities(coarse[:1], coarse[1:])
-    assert torch.isfinite(similarities.rows).all()
-    matches, _ = matcher.match(similarities, coarse.shape[-1])
+    assert torch.isfinite(matcher.similarities(coarse[:1], coarse[1:]).rows).all()
+    found = matcher.peaks(coarse, torch.tensor([0]), torch.tensor([1]))
+    matches, _ = matcher.match(*found, coarse.shape[2])
     inner = torch.zeros(21, 28, dtype=torch.bool)
     inner[4:-5, 4:-6] = True
     way = (matches.pixel[0] - cell_centres(21, 28, torch.device('cpu')))[inner.flatten()]
@@ -74,16 +74,40 @@ def test_even_random_weights_match_an_image_moved_by_whole_cells(network):
     assert right.float().mean() > 0.9
 
 
+def test_peaks_are_the_best_cells_and_expectations_near_them():
+    h, w, radius = 5, 7, 2
+    coarse = torch.nn.functional.normalize(torch.randn(3, h, w, 48), dim=-1)
+    matcher = Matcher()
+    there, back = matcher.peaks(coarse, torch.tensor([0, 2]), torch.tensor([1, 1]))
+    y, x = np.mgrid[:h, :w].reshape(2, -1)
+    for pair, source in enumerate((0, 2)):
+        similarity = (coarse[source].flatten(0, 1) @ coarse[1].flatten(0, 1).T).double().numpy()
+        for peaks, rows in ((there, similarity), (back, similarity.T)):
+            weight = np.exp(10 * rows)
+            weight /= weight.sum(1, keepdims=True)
+            best = weight.argmax(1)
+            assert peaks.best[pair].tolist() == best.tolist()
+            np.testing.assert_allclose(peaks.share[pair], weight.max(1), rtol=1e-4)
+            apart = np.maximum(abs(x - x[best][:, None]), abs(y - y[best][:, None]))
+            near = np.where(apart <= radius, weight, 0.0)
+            mass = near.sum(1)
+            np.testing.assert_allclose(peaks.mass[pair], mass, rtol=1e-4)
+            mean = np.stack([near @ x / mass, near @ y / mass], axis=-1)
+            np.testing.assert_allclose(peaks.place[pair], mean, atol=1e-4)
+            variance = near @ (x**2 + y**2) / mass - np.square(mean).sum(1)
+            np.testing.assert_allclose(peaks.variance[pair], variance, atol=1e-4)
+
+
 def test_a_match_is_refined_to_the_place_of_its_descriptor():
     # One channel per pixel of a row at stride 2; the cell's descriptor is the mean of its 2 x 2.
-    source, target = torch.zeros(1, 12, 2, 12), torch.zeros(1, 12, 2, 12)
+    frames = torch.zeros(2, 2, 12, 12)
     for x in range(12):
-        source[0, x, :, x] = 1.0
-        target[0, x, :, (x + 1) % 12] = 1.0  # moved by one pixel of stride 2
+        frames[0, :, x, x] = 1.0
+        frames[1, :, (x + 1) % 12, x] = 1.0  # moved by one pixel of stride 2
     matcher = Matcher()
     matcher.log_fine_temperature.fill_(4.0)
     cells, near = torch.tensor([[2]]), torch.tensor([[[9.5, 1.5]]])
-    fine = matcher.refine(source, target, cells, near)
+    fine = matcher.refine(frames, torch.tensor([0]), torch.tensor([1]), cells, near)
     # Cell 2 has the pixels 4 and 5 of stride 2, now at 5 and 6: between 10.5 and 12.5.
     assert fine.pixel[0, 0].tolist() == pytest.approx([11.5, 1.5], abs=1e-3)
     assert fine.candidate.shape == (1, 1, 49, 2)
@@ -91,12 +115,13 @@ def test_a_match_is_refined_to_the_place_of_its_descriptor():
 
 
 def test_a_weak_background_does_not_draw_a_match_to_the_middle_of_its_window():
-    source, target = torch.zeros(1, 2, 14, 14), torch.zeros(1, 2, 14, 14)
-    source[0, 0] = target[0, 1] = 1.0
-    target[0, :, 8:10, 8:10] = torch.tensor([1.0, 0.0])[:, None, None]
+    frames = torch.zeros(2, 14, 14, 2)
+    frames[0, ..., 0] = frames[1, ..., 1] = 1.0
+    frames[1, 8:10, 8:10] = torch.tensor([1.0, 0.0])
     matcher = Matcher()
     matcher.log_fine_temperature.fill_(1.0)  # the background has half of the weight
-    fine = matcher.refine(source, target, torch.tensor([[17]]), torch.tensor([[[14.5, 14.5]]]))
+    cells, near = torch.tensor([[17]]), torch.tensor([[[14.5, 14.5]]])
+    fine = matcher.refine(frames, torch.tensor([0]), torch.tensor([1]), cells, near)
     assert fine.pixel[0, 0].tolist() == pytest.approx([17.5, 17.5], abs=0.7)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...model.tiny.matching import Matches, Similarities
+from ...model.tiny.matching import Matches, peaks, Similarities
 from ...model.tiny.stem import STRIDE
 from ...model.tiny.tiny_network import camera_of_fov, PairFeatures, SolvedPairs, TinyNetwork
 from . import losses, matching_losses
@@ -105,7 +105,7 @@ def evaluate_tiny(
     if step.matching_alone:
         with autocast:
             descriptors = network.describe_alone(clips.images)
-        h, w = descriptors.coarse.shape[-2:]
+        h, w = descriptors.coarse.shape[2:4]
         log_depth = approximate_log_depth(clips.depth, (h, w), step.rng)
         noise = torch.full_like(log_depth, _DEPTH_NOISE)
         fov = clips.fov[:, None].expand(-1, S, -1)
@@ -114,16 +114,19 @@ def evaluate_tiny(
     else:
         seen = _encoded(network, clips, true_scale, settings, step, autocast)
     plan = PairPlan(*(part.to(clips.depth.device) for part in plan_pairs(B, S, step.rng)))
-    flat = PairFeatures(*(f.flatten(0, 1) for f in seen.features))
-    source, target = (PairFeatures(*(f[k] for f in flat)) for k in plan[:2])
-    h, w = source.coarse.shape[-2:]
+    frames = PairFeatures(*(f.flatten(0, 1) for f in seen.features))
+    h, w = frames.coarse.shape[1:3]
     true = _true_places(clips, plan, (h, w))
-    similarities = network.matcher.similarities(source.coarse, target.coarse)
-    matches = network.matcher.match(similarities, w)
-    sides = ((similarities, source, target), (similarities.reversed, target, source))
+    coarse = (frames.coarse[k] for k in plan[:2])
+    similarities = network.matcher.similarities(*coarse)
+    matches = network.matcher.match(*peaks(similarities, w), w)
+    sides = (
+        (similarities, plan.source, plan.target),
+        (similarities.reversed, plan.target, plan.source),
+    )
     seed = torch.Generator(clips.depth.device).manual_seed(int(step.rng.integers(2**62)))
     there, back = (
-        _match_losses(network, *side, match, places, seed)
+        _match_losses(network, frames, *side, match, places, seed)
         for side, match, places in zip(sides, matches, true, strict=True)
     )
     parts = {**seen.parts, **{name: (there[name] + back[name]) / 2 for name in there}}
@@ -133,7 +136,7 @@ def evaluate_tiny(
     errors = {**seen.errors, 'matched': matched}
     if step.solves:
         cameras = seen.camera[plan.source // S]
-        solved = network.solve(network.observe(source, target, matches, cameras))
+        solved = network.solve(network.observe(frames, plan.source, plan.target, matches, cameras))
         scales = seen.scale, true_scale
         parts['pair_confidence'], wrong = _pair_losses(clips, plan, solved, scales, settings)
         errors |= wrong
@@ -210,15 +213,16 @@ def _mean_length(steps: Tensor, clip: Tensor, shared: Tensor, clips: int) -> Ten
 
 def _match_losses(
     network: TinyNetwork,
+    frames: PairFeatures,
     similarities: Similarities,
-    source: PairFeatures,
-    target: PairFeatures,
+    source: Tensor,
+    target: Tensor,
     matches: Matches,
     true: TruePlaces,
     seed: torch.Generator,
 ) -> dict[str, Tensor]:
     """Return the losses of the matches of one side in the other."""
-    columns = source.coarse.shape[-1]
+    columns = frames.coarse.shape[2]
     count = min(_FINE_CELLS, true.visible.shape[-1])
     cells = torch.multinomial(true.visible + 1e-6, count, generator=seed)
     at = cells[..., None].expand(-1, -1, 2)
@@ -226,7 +230,8 @@ def _match_losses(
     noise = torch.randn(truth.shape, generator=seed, device=truth.device)
     wrong = (near - truth).norm(dim=-1, keepdim=True) > _NEAR_PX
     start = torch.where(wrong, truth + _NOISE_PX * noise, near)
-    fine = network.matcher.refine(source.fine, target.fine, cells, start.clamp(-1e4, 1e4))
+    start = start.clamp(-1e4, 1e4)
+    fine = network.matcher.refine(frames.fine, source, target, cells, start)
     return {
         'match': matching_losses.coarse_loss(similarities, true, columns),
         'fine': matching_losses.fine_loss(fine, truth, true.visible.gather(1, cells)),

@@ -13,6 +13,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from ..layers import linear
 from .stem import STRIDE
 
 #: A match is the expectation over the cells at most this far from the best one.
@@ -33,6 +34,8 @@ _LONGEST_CYCLE = 8.0
 _LEAST_SHARE = 1e-6
 #: Similarities that are computed at once.
 MOST_SIMILARITIES = 2**20
+#: Pairs whose matches are refined at once, and memory that each takes.
+PAIRS_AT_ONCE, PAIR_BYTES = 16, 2_600_000
 
 
 class Similarities(NamedTuple):
@@ -76,7 +79,7 @@ class FineMatches(NamedTuple):
     pixel: Tensor
 
 
-class _Peak(NamedTuple):
+class Peaks(NamedTuple):
     """The best matches of M cells: expectations near the best cell, and figures of certainty."""
 
     place: Tensor  # (P, M, 2) column and row
@@ -96,24 +99,45 @@ class Matcher(nn.Module):
         self.confidence = nn.Sequential(nn.Linear(7, 32), nn.GELU(), nn.Linear(32, 1))
 
     def similarities(self, source: Tensor, target: Tensor) -> Similarities:
-        """Compare the coarse descriptors (P, d, h, w) of i and j."""
-        gain = torch.exp(self.log_temperature.clamp(max=_MOST_LOG_TEMPERATURE))
-        rows = (gain * source).flatten(2).mT.contiguous()  # twice as fast as a transposed view
-        # In place: a new matrix would leave the processor's cache.
-        values = (rows @ target.flatten(2)).exp_()
+        """Compare the coarse descriptors (P, h, w, d) of i and j."""
+        gain = torch.exp(self.log_temperature.clamp(max=_MOST_LOG_TEMPERATURE)) / math.log(2)
+        rows, columns = gain * source.flatten(1, 2), target.flatten(1, 2)
+        # exp2, since torch's exp takes four times as long.
+        if torch.is_grad_enabled() or rows.device.type != 'cpu':
+            values = (rows @ columns.mT).exp2_()
+        else:
+            values = rows.new_empty(*rows.shape[:2], columns.shape[1])
+            for product, row, column in zip(values, rows, columns, strict=True):
+                torch.exp2(linear(row, column), out=product)
         return Similarities(values, values.sum(2), values.sum(1))
 
-    def match(self, similarities: Similarities, columns: int) -> tuple[Matches, Matches]:
+    def peaks(self, coarse: Tensor, source: Tensor, target: Tensor) -> tuple[Peaks, Peaks]:
+        """Compare pairs, a few at a time: their similarities fit into a CPU's cache.
+
+        :param coarse: (F, h, w, d) descriptors of frames.
+        :param source: (P,) indices of frames i; ``target``: of frames j.
+        :returns: the peaks of i in j, and of j in i.
+        """
+        at_once = max(1, MOST_SIMILARITIES // coarse[0, ..., 0].numel() ** 2)
+        parts = [
+            peaks(self.similarities(coarse[i], coarse[j]), coarse.shape[2])
+            for i, j in zip(source.split(at_once), target.split(at_once), strict=True)
+        ]
+        there, back = (
+            Peaks(*(torch.cat(part) for part in zip(*side, strict=True)))
+            for side in zip(*parts, strict=True)
+        )
+        return there, back
+
+    def match(self, there: Peaks, back: Peaks, columns: int) -> tuple[Matches, Matches]:
         """Return the matches of i in j and of j in i; only the confidences have gradients.
 
+        :param there: of the cells of i in j; ``back``: of those of j in i.
         :param columns: cells in a row.
         """
-        with torch.no_grad():
-            there = _peak(similarities, columns)
-            back = _peak(similarities.reversed, columns)
         return self._matches(there, back, columns), self._matches(back, there, columns)
 
-    def _matches(self, there: _Peak, back: _Peak, columns: int) -> Matches:
+    def _matches(self, there: Peaks, back: Peaks, columns: int) -> Matches:
         index = torch.arange(there.best.shape[1], device=there.best.device)
         start = torch.stack((index % columns, index // columns), dim=-1)
         returned = back.place.gather(1, there.best[..., None].expand(-1, -1, 2))
@@ -130,21 +154,25 @@ class Matcher(nn.Module):
         logit = self.confidence(torch.stack(features, dim=-1))[..., 0]
         return Matches(pixels_of_cells(there.place), logit)
 
-    def refine(self, source: Tensor, target: Tensor, cells: Tensor, pixel: Tensor) -> FineMatches:
-        """Refine matches by the fine descriptors of i and j, (P, d, H // 2, W // 2).
+    def refine(
+        self, fine: Tensor, source: Tensor, target: Tensor, cells: Tensor, pixel: Tensor
+    ) -> FineMatches:
+        """Refine matches of cells of frames i in frames j.
 
+        :param fine: (F, H // 2, W // 2, d) fine descriptors of frames.
+        :param source: (P,) indices of frames i; ``target``: of frames j.
         :param cells: (P, Q) indices of cells of i; ``pixel``: (P, Q, 2) their matches in j.
         """
-        height, width = target.shape[-2:]
-        pooled = F.avg_pool2d(source, STRIDE // 2).flatten(2).transpose(1, 2)
-        query = pooled.gather(1, cells[..., None].expand(-1, -1, pooled.shape[-1]))
+        height, width = fine.shape[1:3]
+        table = fine.flatten(0, 2)
+        first = (source * height * width)[:, None, None]
+        query = F.embedding(first + _fine_pixels(cells, width), table).mean(2, keepdim=True)
         centre = ((pixel - 0.5) / 2).round().long()
         columns, rows, inside = _window(centre, _FINE_RADIUS, height, width)
+        first = (target * height * width)[:, None, None]
         index = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
-        flat = target.flatten(2).mT
-        pair = torch.arange(len(flat), device=flat.device)[:, None, None]
-        keys = F.embedding(pair * flat.shape[1] + index, flat.flatten(0, 1))
-        product = (keys @ query[..., None])[..., 0]
+        keys = F.embedding(first + index, table)
+        product = (query @ keys.mT)[..., 0, :]
         logit = torch.exp(self.log_fine_temperature) * product
         logit = logit.masked_fill(~inside, OUTSIDE)
         candidate = torch.stack((columns, rows), dim=-1) * 2 + 0.5
@@ -159,19 +187,64 @@ def _gathered(candidate: Tensor, index: Tensor) -> Tensor:
     return candidate.gather(2, index[..., None].expand(-1, -1, -1, 2))
 
 
-def _peak(similarities: Similarities, columns: int) -> _Peak:
-    """Summarise the distributions of the cells of i over those of j."""
-    values, sums = similarities.values, similarities.rows
-    highest, best = values.max(-1)
-    rows = values.shape[-1] // columns
-    centre = torch.stack((best % columns, best // columns), dim=-1)
-    x, y, inside = _window(centre, _COARSE_RADIUS, rows, columns)
-    near = values.gather(-1, y.clamp(0, rows - 1) * columns + x.clamp(0, columns - 1)) * inside
+def _fine_pixels(cells: Tensor, width: int) -> Tensor:
+    """Return the indices (..., 4) of the pixels at stride 2 of cells, in maps of this width."""
+    first = cells // (width // 2) * 2 * width + cells % (width // 2) * 2
+    return first[..., None] + torch.tensor([0, 1, width, width + 1], device=cells.device)
+
+
+@torch.no_grad()
+def peaks(similarities: Similarities, columns: int) -> tuple[Peaks, Peaks]:
+    """Return the best matches of the cells of i in j, and of those of j in i.
+
+    :param columns: cells in a row.
+    """
+    values = similarities.values
+    P, M, _ = values.shape
+    # torch vectorises maxima over a map with their places, in this order of the memory, but not
+    # max(-1), which takes three times as long.
+    highest, row = _highest(values.view(P * M, -1, columns).mT[:, :, None])
+    highest, column = highest.max(-1)
+    best = row.gather(-1, column[:, None])[:, 0] * columns + column
+    there = _peaks(similarities, highest.view(P, M), best.view(P, M), columns)
+    maps = values.view(P, -1, columns, M).permute(0, 3, 1, 2)
+    return there, _peaks(similarities.reversed, *_highest(maps), columns)
+
+
+def _highest(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest value of each map (N, C, H, W) and its index, (N, C) both."""
+    highest, index = F.max_pool2d(maps, maps.shape[-2:], return_indices=True)
+    return highest[..., 0, 0], index[..., 0, 0]
+
+
+def _peaks(similarities: Similarities, highest: Tensor, best: Tensor, columns: int) -> Peaks:
+    """Summarise the distributions of the cells of i over those of j.
+
+    :param highest: (P, M) similarity of the best cell of j; ``best``: (P, M) its index.
+    """
+    index, inside, offsets = _neighbours(best.shape[1] // columns, columns, best.device)
+    near = similarities.values.gather(-1, index[best]) * inside[best]
     mass = near.sum(-1)
-    near = near / mass[..., None]
-    place = torch.stack(((near * x).sum(-1), (near * y).sum(-1)), dim=-1)
-    square = (x - place[..., :1]).square() + (y - place[..., 1:]).square()
-    return _Peak(place, highest / sums, mass / sums, (near * square).sum(-1), best)
+    x, y, square = (near @ offsets / mass[..., None]).unbind(-1)
+    place = torch.stack((best % columns + x, best // columns + y), dim=-1)
+    sums = similarities.rows
+    return Peaks(place, highest / sums, mass / sums, square - x**2 - y**2, best)
+
+
+@lru_cache(maxsize=8)
+def _neighbours(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the cells near each cell: (M, K) indices, and 1 or outside of the image 0.
+
+    :returns: and (K, 3) how far they are: columns, rows, and the square of the distance.
+    """
+    with torch.inference_mode(False):
+        cell = torch.arange(rows * columns, device=device)
+        centre = torch.stack((cell % columns, cell // columns), dim=-1)
+        x, y, inside = _window(centre, _COARSE_RADIUS, rows, columns)
+        index = y.clamp(0, rows - 1) * columns + x.clamp(0, columns - 1)
+        far = torch.stack((x[0], y[0]), dim=-1)
+        offsets = torch.cat([far, far.square().sum(-1, keepdim=True)], dim=-1)
+        return index, inside.float(), offsets.float()
 
 
 def _window(centre: Tensor, radius: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:

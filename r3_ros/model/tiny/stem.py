@@ -68,12 +68,13 @@ class Stem(nn.Module):
 
     def patch_features(self, features: StemFeatures, rows: int, columns: int) -> Tensor:
         """Return what is added to the patch embedding: (N, rows * columns, C)."""
-        pooled = F.adaptive_avg_pool2d(self.patches(features.quarter), (rows, columns))
-        return pooled.flatten(2).transpose(1, 2)
+        # Averages before the convolution, with which they commute: it has fewer pixels then.
+        pooled = F.adaptive_avg_pool2d(features.quarter, (rows, columns))
+        return self.patches(pooled).flatten(2).transpose(1, 2)
 
 
 class Descriptors(NamedTuple):
-    """Unit descriptors in float32: coarse (..., 48, h, w) and fine (..., 24, H // 2, W // 2)."""
+    """Unit descriptors in float32: coarse (..., h, w, 48) and fine (..., H // 2, W // 2, 24)."""
 
     coarse: Tensor
     fine: Tensor
@@ -102,7 +103,12 @@ class DescriptorHead(nn.Module):
             x = x + _resized(context, x)
         fine = self.fine(F.relu(half)) + _resized(self.fine_up(quarter), half)
         coarse = self.coarse(self.block(x))
-        return Descriptors(F.normalize(coarse.float(), dim=1), F.normalize(fine.float(), dim=1))
+        return Descriptors(_unit(coarse), _unit(fine))
+
+
+def _unit(maps: Tensor) -> Tensor:
+    """Return maps (N, d, h, w) as unit vectors (N, h, w, d)."""
+    return F.normalize(maps.float().permute(0, 2, 3, 1), dim=-1)
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ..depth_head import DenseDepth
 from ..layers import in_float32
 from ..network import FrameCache, normalised, PairNetwork, Prediction
 from ..variants import NetworkConfig, PATCH
-from .matching import cell_centres, chosen_cells, Matcher, Matches, MOST_SIMILARITIES
+from .matching import cell_centres, chosen_cells, Matcher, Matches, PAIRS_AT_ONCE
 from .pair_solver import MatchedPoints, Motions, solve_motions
 from .stem import DescriptorHead, Descriptors, Stem, STRIDE
 
@@ -48,7 +48,7 @@ class TinyTokens(Tokens):
 class PairFeatures(NamedTuple):
     """What the pairs of frames need, with any leading dimensions.
 
-    :ivar coarse: (..., 48, h, w) descriptors of cells; ``fine``: (..., 24, H // 2, W // 2).
+    :ivar coarse: (..., h, w, 48) descriptors of cells; ``fine``: (..., H // 2, W // 2, 24).
     :ivar log_depth: (..., h, w) of the cells; ``depth_noise``: their standard deviations.
     :ivar fov: (..., 2) radians, vertical then horizontal.
     """
@@ -178,25 +178,27 @@ class TinyNetwork(PairNetwork):
 
     def observe(
         self,
-        source: PairFeatures,
-        target: PairFeatures,
+        frames: PairFeatures,
+        source: Tensor,
+        target: Tensor,
         matches: tuple[Matches, Matches],
         camera: Tensor,
     ) -> ObservedPairs:
         """Choose and refine the matches from which P pairs are solved; without gradients.
 
-        :param source: (P, ...) of frames i; ``target``: of frames j.
+        :param frames: (F, ...).
+        :param source: (P,) indices of frames i; ``target``: of frames j.
         :param matches: of i in j and of j in i.
         :param camera: (P, 4) fx, fy, cx, cy in pixels, of both frames.
         """
         with torch.no_grad(), in_float32(camera.device):
-            points = [_points(side.log_depth, camera) for side in (source, target)]
+            points = [_points(frames.log_depth[side], camera) for side in (source, target)]
             unit = torch.cat(points, dim=1).norm(dim=-1).mean(1)
             points = [p / unit[:, None, None] for p in points]
             confidence = [side.logit.sigmoid().mean(1) for side in matches]
             return ObservedPairs(
-                self._observed(source, target, points[0], matches[0], camera),
-                self._observed(target, source, points[1], matches[1], camera),
+                self._observed(frames, source, target, points[0], matches[0], camera),
+                self._observed(frames, target, source, points[1], matches[1], camera),
                 unit,
                 torch.stack(confidence, dim=-1),
             )
@@ -212,8 +214,9 @@ class TinyNetwork(PairNetwork):
 
     def _observed(
         self,
-        source: PairFeatures,
-        target: PairFeatures,
+        frames: PairFeatures,
+        source: Tensor,
+        target: Tensor,
         points: Tensor,
         matches: Matches,
         camera: Tensor,
@@ -221,12 +224,12 @@ class TinyNetwork(PairNetwork):
         """Choose and refine matches."""
         cells = chosen_cells(matches.logit, SOLVED_CELLS)
         near = _gathered(matches.pixel, cells)
-        refined = self.matcher.refine(source.fine, target.fine, cells, near).pixel
+        refined = self.matcher.refine(frames.fine, source, target, cells, near).pixel
         return MatchedPoints(
             _gathered(points, cells),
             normalised_places(refined, camera),
             matches.logit.gather(1, cells).sigmoid(),
-            source.depth_noise.float().flatten(1).gather(1, cells),
+            frames.depth_noise[source].float().flatten(1).gather(1, cells),
         )
 
     def pairs(
@@ -280,27 +283,27 @@ class TinyNetwork(PairNetwork):
         camera: Tensor | None,
         size: tuple[int, int],
     ) -> ObservedPairs:
-        """Match pairs of frames, a few at a time: their similarities fit into a CPU's cache.
+        """Match pairs of frames.
 
         :returns: pair by pair, and within a pair of frames B of them.
         """
-        B, M = len(features.fov), features.log_depth[0, 0].numel()
-        at_once = max(1, MOST_SIMILARITIES // (B * M * M))
+        B, total = features.fov.shape[:2]
+        frames = PairFeatures(*(f.flatten(0, 1) for f in features))
+        clips = total * torch.arange(B, device=frames.fov.device)
+        source, target = (
+            (torch.tensor(k, device=clips.device)[:, None] + clips).flatten() for k in (i, j)
+        )
+        if camera is None:
+            cameras = camera_of_fov((frames.fov[source] + frames.fov[target]) / 2, size)
+        else:
+            cameras = camera.repeat(len(i), 1)
         parts = []
-        for start in range(0, len(i), at_once):
-            chosen = slice(start, start + at_once)
-            source, target = (
-                PairFeatures(*(f[:, k[chosen]].transpose(0, 1).flatten(0, 1) for f in features))
-                for k in (i, j)
-            )
-            if camera is None:
-                cameras = camera_of_fov((source.fov + target.fov) / 2, size)
-            else:
-                cameras = camera.repeat(len(i[chosen]), 1)
+        for pairs in torch.arange(len(source), device=clips.device).split(PAIRS_AT_ONCE):
+            own, other = source[pairs], target[pairs]
             with torch.no_grad(), in_float32(cameras.device):
-                similarities = self.matcher.similarities(source.coarse, target.coarse)
-                matches = self.matcher.match(similarities, source.coarse.shape[-1])
-            parts.append(self.observe(source, target, matches, cameras))
+                peaks = self.matcher.peaks(frames.coarse, own, other)
+                matches = self.matcher.match(*peaks, frames.coarse.shape[2])
+            parts.append(self.observe(frames, own, other, matches, cameras[pairs]))
         sources, targets, units, confidences = zip(*parts, strict=True)
         return ObservedPairs(
             MatchedPoints(*(torch.cat(part) for part in zip(*sources, strict=True))),
