@@ -83,11 +83,11 @@ def reported_state(session: Session, verdict: Verdict) -> TrackingState:
     return verdict.state
 
 
-def reported_reason(session: Session, verdict: Verdict, fault: str, drifted: str) -> str:
+def reported_reason(session: Session, verdict: Verdict, fault: str, doubt: str) -> str:
     """Return the reason to report, after the fault of the image."""
     apart = f'segment {session.segment_id} is not joined to the map' if session.segment_id else ''
     searching = 'looking for the place in the loaded map' if session.relocalisation else ''
-    return '; '.join(filter(None, (fault, searching, verdict.reason, drifted, apart)))
+    return '; '.join(filter(None, (fault, searching, verdict.reason, doubt, apart)))
 
 
 def motion_since_last(
