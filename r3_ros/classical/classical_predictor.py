@@ -133,6 +133,7 @@ class ClassicalPredictor:
             keyframe=outcome.keyframe,
             provisional=odometry.mode is Mode.STARTING,
             intrinsics_estimated=self._estimated,
+            focal_sigma=odometry.focal_sigma,
         )
 
     def forget(self, frame_ids: Iterable[int]) -> None:

@@ -316,6 +316,12 @@ class TrackingConfig:
         180.0,
         'degrees',
     )
+    focal_sigma: float = live(
+        0.05,
+        'LOW_CONFIDENCE while an estimated focal length may be off by this share; 0: never',
+        0.0,
+        1.0,
+    )
     lost_after_frames: int = live(
         3, 'frames without a pose until the state is LOST', 1, 100, 'frames'
     )

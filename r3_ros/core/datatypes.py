@@ -158,6 +158,8 @@ class FramePrediction:
         without confidence.
     :ivar seen_fov_x: horizontal field of view estimated from the images, radians, also if they
         are calibrated; NaN if the predictor does not estimate it.
+    :ivar focal_sigma: relative standard deviation of an estimated focal length; 0 if it was given,
+        or the predictor does not know.
     :ivar pose_token: (d,) float32 unit vector, the network's token for the camera pose of the
         frame; None if the predictor has none.
     """
@@ -170,6 +172,7 @@ class FramePrediction:
     provisional: bool = False
     intrinsics_estimated: bool = False
     seen_fov_x: float = math.nan
+    focal_sigma: float = 0.0
     pose_token: np.ndarray | None = None
 
 

@@ -24,7 +24,7 @@ from ..core.trajectory_file import NANOSECONDS
 from ..maps.cloud import cloud_from_depth
 from ..maps.saved_map import SavedMap
 from .context import DescribedFrame, expected_pose, FrameContext, retrieve_context
-from .gate import drift_reason, Gate, Verdict
+from .gate import Gate, reason_to_doubt, Verdict
 from .keyframes.admission import Admission, Candidate
 from .keyframes.bank import KeyframeBank
 from .loops.loop_closure import Loops
@@ -297,15 +297,17 @@ class Engine:
         session, frame = self.session, seen.frame
         # A segment that is not joined tracks the camera, but its place in the world is unknown.
         pose = resolution.pose if verdict.publishable and session.segment_id == 0 else None
-        state, drifted = reported_state(session, verdict), ''
+        state, doubt = reported_state(session, verdict), ''
         if pose is not None and state is TrackingState.TRACKING:
             drift = pose.held.drift * self.predictor.error_model.summed
-            drifted = drift_reason(drift, session.path, self.config.tracking)
+            doubt = reason_to_doubt(
+                drift, session.path, prediction.focal_sigma, self.config.tracking
+            )
         return Estimate(
             frame_id=frame.frame_id,
             stamp_ns=frame.stamp_ns,
-            state=TrackingState.LOW_CONFIDENCE if drifted else state,
-            reason=reported_reason(session, verdict, seen.fault, drifted),
+            state=TrackingState.LOW_CONFIDENCE if doubt else state,
+            reason=reported_reason(session, verdict, seen.fault, doubt),
             T_world_camera=pose.held.T_world_camera if pose else None,
             covariance=reported_covariance(pose, prediction.provisional, frame.frame_id == 0),
             intrinsics=prediction.intrinsics,

@@ -216,11 +216,14 @@ class Gate:
         self.reference = min(max(moved, low), high)
 
 
-def drift_reason(drift: np.ndarray, path: float, config: TrackingConfig) -> str:
-    """Return why a pose has drifted too far to be claimed with confidence; empty if it has not.
+def reason_to_doubt(
+    drift: np.ndarray, path: float, focal_sigma: float, config: TrackingConfig
+) -> str:
+    """Return why a pose is not claimed with confidence; empty if nothing speaks against it.
 
     :param drift: (2,) expected error of its position, in map units, and rotation, radians.
     :param path: length of the way to it, in map units.
+    :param focal_sigma: relative standard deviation of the focal length.
     """
     share = float(drift[0]) / max(path, _LEAST_PATH)
     angle = math.degrees(drift[1])
@@ -229,7 +232,13 @@ def drift_reason(drift: np.ndarray, path: float, config: TrackingConfig) -> str:
         found.append(f'the position by {share:.0%} of the path')
     if 0 < config.drift_angle < angle:
         found.append(f'the rotation by {angle:.0f} degrees')
-    return f'may have drifted: {" and ".join(found)}' if found else ''
+    reasons = [f'may have drifted: {" and ".join(found)}'] if found else []
+    if 0 < config.focal_sigma < focal_sigma:
+        reasons.append(
+            f'the estimated focal length is known to {focal_sigma:.0%}: move sideways and turn, '
+            'or give a calibration'
+        )
+    return '; '.join(reasons)
 
 
 def best_scores(edges: Sequence[Edge]) -> tuple[float, float]:

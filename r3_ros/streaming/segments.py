@@ -83,14 +83,14 @@ def reported_state(session: Session, verdict: Verdict) -> TrackingState:
     return verdict.state
 
 
-def reported_reason(session: Session, verdict: Verdict, fault: str, drifted: str) -> str:
+def reported_reason(session: Session, verdict: Verdict, fault: str, doubt: str) -> str:
     """Return the reason to report, after the fault of the image."""
     apart = f'segment {session.segment_id} is not joined to the map' if session.segment_id else ''
     search = session.relocalisation
     searching, note = (
         ('looking for the place in the loaded map', search.note) if search else ('', '')
     )
-    return '; '.join(filter(None, (fault, searching, note, verdict.reason, drifted, apart)))
+    return '; '.join(filter(None, (fault, searching, note, verdict.reason, doubt, apart)))
 
 
 def motion_since_last(

@@ -396,3 +396,22 @@ def test_a_pose_that_may_have_drifted_is_not_claimed_but_tracking_goes_on(change
         np.testing.assert_allclose(estimate.T_world_camera, T, atol=1e-9)
     # What enters the map does not depend on it.
     assert sum(e.is_keyframe for e in estimates) > 1
+
+
+class WithoutCalibration(ScriptedPredictor):
+    """Knows the focal length to 30 % at first, after ten frames to 2 %."""
+
+    def predict(self, frame, context_ids, depth=True):
+        sigma = 0.3 if frame.frame_id < 10 else 0.02
+        return replace(super().predict(frame, context_ids, depth), focal_sigma=sigma)
+
+
+@pytest.mark.parametrize(('limit', 'first_claimed'), [(0.05, 10), (0.0, 1), (0.4, 1)])
+def test_no_pose_is_claimed_while_the_focal_length_is_a_guess(limit, first_claimed):
+    config = updated(R3Config(), {'tracking.focal_sigma': limit})
+    engine = Engine(WithoutCalibration(Script(path=straight(1.0))), config)
+    estimates = [engine.step(frame) for frame in frames(20)]
+    assert [e.frame_id for e in estimates if e.state is TRACKING] == [*range(first_claimed, 20)]
+    for estimate in estimates[1:first_claimed]:
+        assert estimate.state is LOW_CONFIDENCE and 'known to 30%' in estimate.reason
+        assert estimate.T_world_camera is not None
