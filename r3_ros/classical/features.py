@@ -13,8 +13,6 @@ LONGEST_SIDE = 1280
 #: depth edges. OpenCV takes eight pixels of a row at once and the rest one by one: a width of 15
 #: takes 1.6 times as long as 17.
 PATCH = (17, 15)
-#: The same where many corners are lost: a blurred image has coarse structure only.
-LARGE_PATCH = (33, 31)
 #: Pyramid levels above the full image: with PATCH enough for 50 pixels without a guess.
 LEVELS = 3
 #: Largest error of a corner tracked forwards and backwards, in pixels.
@@ -38,6 +36,7 @@ _SHRINK = 8
 
 _lucas_kanade = partial(
     cv2.calcOpticalFlowPyrLK,
+    winSize=PATCH,
     criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.02),
     flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     minEigThreshold=1e-4,
@@ -114,7 +113,6 @@ def track(
     points: np.ndarray,
     guess: np.ndarray,
     levels: int = LEVELS,
-    patch: tuple[int, int] = PATCH,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Track pixels from one image into another.
 
@@ -128,15 +126,11 @@ def track(
     start = np.ascontiguousarray(points, np.float32).reshape(-1, 1, 2)
     expected = np.ascontiguousarray(guess, np.float32).reshape(-1, 1, 2)
     previous = as_exposed(previous, current)
-    forward, found, _ = _follow(
-        previous, current, start, expected.copy(), maxLevel=levels, winSize=patch
-    )
+    forward, found, _ = _follow(previous, current, start, expected.copy(), maxLevel=levels)
     # Backwards starts as far off as forwards, so that agreement is significant, within the reach
     # of two levels.
     off = np.clip(forward - expected, -BACK_OFFSET_PX, BACK_OFFSET_PX)
-    back, found_back, _ = _follow(
-        current, previous, forward, start + off, maxLevel=min(levels, 1), winSize=patch
-    )
+    back, found_back, _ = _follow(current, previous, forward, start + off, maxLevel=min(levels, 1))
     error = np.linalg.norm((back - start)[:, 0], axis=1)
     height, width = current.shape
     end = forward[:, 0]
@@ -161,12 +155,11 @@ def as_exposed(image: np.ndarray, other: np.ndarray) -> np.ndarray:
 def track_fast(
     previous: np.ndarray, current: np.ndarray, points: np.ndarray, guess: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Track as :func:`track` does; where many are lost, larger patches, from the image's shift."""
+    """Track as :func:`track` does; where many are lost, start from the shift of the image too."""
     ends, ok = track(previous, current, points, guess)
     if ok.sum() >= LEAST_KEPT_SHARE * len(points):
         return ends, ok
-    moved = points + shift_between(previous, current)
-    shifted = track(previous, current, points, moved, patch=LARGE_PATCH)
+    shifted = track(previous, current, points, points + shift_between(previous, current))
     return shifted if shifted[1].sum() > ok.sum() else (ends, ok)
 
 
@@ -183,9 +176,7 @@ def align(
     start = np.ascontiguousarray(points, np.float32).reshape(-1, 1, 2)
     expected = np.ascontiguousarray(guess, np.float32).reshape(-1, 1, 2)
     previous = as_exposed(previous, current)
-    end, found, difference = _lucas_kanade(
-        previous, current, start, expected.copy(), maxLevel=0, winSize=PATCH
-    )
+    end, found, difference = _lucas_kanade(previous, current, start, expected.copy(), maxLevel=0)
     near = np.linalg.norm((end - expected)[:, 0], axis=1) < ALIGN_PX
     alike = difference[:, 0] < ALIGN_DIFFERENCE
     return end[:, 0], (found[:, 0] > 0) & near & alike
