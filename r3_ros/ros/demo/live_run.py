@@ -23,6 +23,7 @@ from ...core.geometry import T_from_quat
 from ...core.threads import RepeatingThread
 from ...input.bag_source import stamp_of
 from ...input.bag_writer import IMAGE_TOPIC
+from ...input.image_topics import camera_info_topic
 from ...offline.depth_samples import DepthSample, DepthSamples
 from ...offline.stream_run import resident_mib
 from .bag_player import BagPlayer
@@ -94,6 +95,9 @@ def run_live(
         # A raw image takes many packets, and with best effort Fast DDS loses some of them on a
         # busy machine.
         f'qos_overrides.{IMAGE_TOPIC}.subscription.reliability': 'reliable',
+        # The same, or the node would subscribe anew as the player begins, and calibrations would be
+        # missed until that is discovered: several seconds if one packet is lost.
+        f'qos_overrides.{camera_info_topic(IMAGE_TOPIC)}.subscription.reliability': 'reliable',
         # Each image has its CameraInfo, which is late on a busy machine. Without it the node would
         # begin a session with an estimated focal length, and another one when it comes.
         'input.camera_info_timeout': '30.0',
