@@ -95,8 +95,8 @@ def run_live(
         # A raw image takes many packets, and with best effort Fast DDS loses some of them on a
         # busy machine.
         f'qos_overrides.{IMAGE_TOPIC}.subscription.reliability': 'reliable',
-        # The same, or the node would subscribe anew as the player begins, and calibrations would be
-        # missed until that is discovered: several seconds if one packet is lost.
+        # The same, or the node would subscribe anew as the player begins, and miss calibrations
+        # until that is discovered: several seconds if one packet is lost.
         f'qos_overrides.{camera_info_topic(IMAGE_TOPIC)}.subscription.reliability': 'reliable',
         # Each image has its CameraInfo, which is late on a busy machine. Without it the node would
         # begin a session with an estimated focal length, and another one when it comes.
