@@ -79,12 +79,18 @@ def render(output: Path, seed: int, frames: int) -> Path:
 
 @contextmanager
 def nodes_of_one_core(count: int) -> Iterator[Cluster]:
-    """Start Ray nodes on this machine."""
+    """Start Ray nodes on this machine, each with its workers on a core of its own."""
     size = {'num_cpus': 1, 'object_store_memory': 80 * 2**20}
+    process = psutil.Process()
+    cores = process.cpu_affinity()
+    # What is started inherits it; a run has threads that would use the other core, too.
+    process.cpu_affinity(cores[:1])
     cluster = Cluster(True, head_node_args=size | {'include_dashboard': False})
     try:
-        for _ in range(count - 1):
+        for n in range(1, count):
+            process.cpu_affinity([cores[n % len(cores)]])
             cluster.add_node(**size)
+        process.cpu_affinity(cores)
         cluster.wait_for_nodes()
         yield cluster
     finally:
