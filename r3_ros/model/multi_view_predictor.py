@@ -129,11 +129,14 @@ class MultiViewPredictor(FeaturePredictor):
         seen = seen.scaled(unit)
         fits = self._fits(seen, intrinsics)
         edges: tuple[Edge, ...] = ()
+        moved = False
         if units is not None:
-            edges = self._edges(frame.frame_id, seen, units / unit, fits)
+            edges, moved = self._edges(frame.frame_id, seen, units / unit, fits)
         # With nothing confirmed to continue from, no pose can be judged yet.
         starting = bool(seen.ids) and not self._held[seen.ids[-1]].confirmed
         least = _GOOD_SCORE * (_STARTING if starting else _CONTINUING)
+        if starting and not moved:
+            least = math.inf
         refined = self._hold(frame.frame_id, seen, edges, fits, least)
         depths: tuple[DepthMap, ...] = ()
         if self._with_depth and depth:
@@ -189,8 +192,8 @@ class MultiViewPredictor(FeaturePredictor):
 
     def _edges(
         self, frame_id: int, seen: _Pass, units: np.ndarray, fits: np.ndarray
-    ) -> tuple[Edge, ...]:
-        """Return the edges ``T_i_frame`` of a pass in map units.
+    ) -> tuple[tuple[Edge, ...], bool]:
+        """Return the edges ``T_i_frame`` of a pass in map units, and whether the camera moved.
 
         :param units: (N,) factors on its unit at the context frames, 1 where it holds.
         :param fits: see :meth:`_fits`.
@@ -199,10 +202,11 @@ class MultiViewPredictor(FeaturePredictor):
         agreed = agreement(T_held, seen.T[:-1], units, float(np.nanmedian(seen.depth[-1])))
         scores = agreed.factors * fits
         T_context_frame = inverse(seen.T[:-1]) @ seen.T[-1]
-        return tuple(
+        edges = tuple(
             Edge(i, frame_id, T, float(score), float(score), agreed.evidence)
             for i, T, score in zip(seen.ids, T_context_frame, scores, strict=True)
         )
+        return edges, agreed.moved
 
     def _fits(self, seen: _Pass, intrinsics: Intrinsics) -> np.ndarray:
         """Return (N,) how well this pass fits the new frame to each context frame, 0 to 1.

@@ -20,6 +20,8 @@ STRIDE = 8
 _SHARE = 0.1
 _DEPTH_SHARE = 0.01
 _LEAST_RAD = 0.02
+#: A motion counts as one from this many times those least tolerances.
+_MOTION = 3.0
 #: Relative difference of depth up to which two frames see the same point.
 _SAME_DEPTH = 0.1
 #: Least share of a frame's points that must lie in another's image to be compared.
@@ -34,10 +36,13 @@ class PassAgreement:
         larger one, over the tolerance; infinite with fewer than two others.
     :ivar evidence: standard deviations of an axis of translation, in map units, and rotation in
         radians, by the motions that agree; None if none do.
+    :ivar moved: whether one that agrees is a motion at all: any network agrees with itself, on
+        images that are nearly the same, that the camera stands still.
     """
 
     errors: np.ndarray
     evidence: tuple[float, float] | None
+    moved: bool
 
     @property
     def factors(self) -> np.ndarray:
@@ -63,9 +68,9 @@ def agreement(
     shift = np.linalg.norm(held[..., :3, 3] - lengths * seen[..., :3, 3], axis=2)
     turn = rotation_angle(np.swapaxes(held[..., :3, :3], 2, 3) @ seen[..., :3, :3])
     length, angle = np.linalg.norm(held[..., :3, 3], axis=2), rotation_angle(held[..., :3, :3])
+    least = _DEPTH_SHARE * scene_depth
     errors = np.maximum(
-        shift / np.maximum(_SHARE * length, _DEPTH_SHARE * scene_depth),
-        turn / np.maximum(_SHARE * angle, _LEAST_RAD),
+        shift / np.maximum(_SHARE * length, least), turn / np.maximum(_SHARE * angle, _LEAST_RAD)
     )
     np.fill_diagonal(errors, np.inf)
     agreeing = errors <= 1.0
@@ -76,7 +81,8 @@ def agreement(
         evidence = float(sigmas[0]), float(sigmas[1])
     # Two, since one motion may fit by chance: a network repeats its mistakes on the same images.
     second = np.sort(errors, axis=1)[:, 1] if len(errors) > 1 else errors[:, 0]
-    return PassAgreement(second, evidence)
+    motions = (length >= _MOTION * least) | (angle >= _MOTION * _LEAST_RAD)
+    return PassAgreement(second, evidence, bool((agreeing & motions).any()))
 
 
 def overlap_factors(

@@ -157,6 +157,16 @@ def test_a_network_that_understands_nothing_is_never_believed():
     assert len(engine.session.bank) == 1
 
 
+def test_agreement_that_nothing_moves_is_no_start():
+    """Any network says so of images that are nearly the same."""
+    walk = room_walk(40)
+    still = np.concatenate([np.repeat(walk[:1], 12, axis=0), walk])
+    _, estimates = stream(ViewScript(still, **NOISE))
+    assert {e.state for e in estimates[:13]} == {TrackingState.INITIALIZING}
+    rows = [e.frame_id for e in confident(estimates)]
+    assert rows == list(range(rows[0], len(still))) and rows[0] <= 18
+
+
 def test_memory_is_bounded_and_what_was_dropped_is_encoded_again():
     network = ScriptedViews(ViewScript(room_walk(13)))
     frames = [replace(image, frame_id=n) for n, image in enumerate(numbered_frames(13))]
@@ -264,7 +274,8 @@ def test_groups_that_drift_has_parted_agree_each_within_itself():
     held[7, :3, 3] += 0.3  # and one frame where no other has it
     found = agreement(held, seen, np.full(8, 2.0), 2.0)
     assert (found.errors[:7] < 0.1).all() and found.errors[7] > 2.0
-    assert found.evidence[0] < 1e-6 and found.evidence[1] < 1e-6
+    assert found.evidence[0] < 1e-6 and found.evidence[1] < 1e-6 and found.moved
+    assert not agreement(held[[0, 0, 0]], seen[[0, 0, 0]], np.full(3, 2.0), 2.0).moved
     assert np.isinf(agreement(held[:2], seen[:2], np.ones(2), 2.0).errors).all()
     assert agreement(held[:1], seen[:1], np.ones(1), 2.0).evidence is None
 
