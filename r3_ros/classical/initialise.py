@@ -81,6 +81,11 @@ class Start:
         """The (3,) position of the present camera in the reference camera."""
         return inverse(self.T_camera_reference[-1])[:3, 3]
 
+    def repeats(self, before: Start) -> bool:
+        """Return whether it moves the present camera of an earlier start as that did."""
+        now = self.T_camera_reference[self.frame_ids.index(before.frame_ids[-1])]
+        return not _differ(before.T_camera_reference[-1], now)
+
 
 class StartUp:
     """Tracks corners from a reference image until the scene can be initialised.
@@ -106,6 +111,8 @@ class StartUp:
         # Of the next search for a focal length.
         self._next_parallax_px = 0.0
         self.tracked_share = 1.0
+        # What the last image gave, if it was a start.
+        self._unconfirmed: Start | None = None
 
     def set_reference(self, frame_id: int, gray: np.ndarray) -> None:
         """Restart with this image as the reference."""
@@ -118,6 +125,7 @@ class StartUp:
         self.R_camera_reference = np.eye(3)
         self._next_parallax_px = 0.0
         self.tracked_share = 1.0
+        self._unconfirmed = None
 
     def add(self, frame_id: int, gray: np.ndarray, camera: Pinhole) -> bool:
         """Track the corners into the next image and estimate its rotation.
@@ -148,7 +156,8 @@ class StartUp:
             self.parallax_px = camera.focal * least_rotation_residual(first, now)
         # While nothing happens, memory stays bounded: every second inner frame is dropped.
         if len(self._frame_ids) > 4 * MOST_FRAMES:
-            keep = [0, *range(1, len(self._frame_ids) - 1, 2), len(self._frame_ids) - 1]
+            last = len(self._frame_ids) - 1
+            keep = [0, *range(1, last - 1, 2), last - 1, last]
             self._frame_ids = [self._frame_ids[i] for i in keep]
             self._pixels = [self._pixels[i] for i in keep]
         return True
@@ -165,7 +174,11 @@ class StartUp:
         return np.where(usable[:, None], expected, self._pixels[-1])
 
     def try_start(self, camera: Pinhole) -> Start | None:
-        """Return poses and points, if the frames since the reference have one solution."""
+        """Return poses and points, if the frames since the reference have one solution.
+
+        With a known focal length it has to be the second in a row with the same motion: a wrong
+        one hardly ever repeats.
+        """
         if self.parallax_px < max(PARALLAX_GATE * camera.width, self._next_parallax_px):
             return None
         factors: tuple[float, ...] = (1.0,)
@@ -177,12 +190,17 @@ class StartUp:
             key=lambda s: s.cost,
         )
         if not starts or not starts[0].holds or self._is_doubtful(starts):
+            self._unconfirmed = None
             return None
         if self._guesses:
-            # Of focal lengths that fit as well, the guess is the most likely.
+            # Of focal lengths that fit as well, the guess is the most likely. Several agree on the
+            # motion: it needs no second image.
             fit = [s for s in starts if s.holds and s.cost < RUNNER_UP * _at_best(starts)]
             starts = sorted(fit, key=lambda s: abs(np.log(s.camera.focal / camera.focal)))
-        return self._with_all_frames(starts[0])
+            self._next_parallax_px = 0.0
+        before, self._unconfirmed = self._unconfirmed, self._with_all_frames(starts[0])
+        confirmed = before is not None and self._unconfirmed.repeats(before)
+        return self._unconfirmed if confirmed else None
 
     def _is_doubtful(self, starts: list[Start]) -> bool:
         """Return whether another start fits nearly as well as the best one, the first."""
@@ -253,8 +271,9 @@ class StartUp:
         solid &= cosine < np.cos(np.deg2rad(SOLID_PARALLAX_DEG))
         share = float((worst[index] < 2.0).mean())
         enough = max(LEAST_POINTS, LEAST_SOLID_SHARE * len(points))
-        at_infinity = rotation_residuals(rays[0], rays[-1], T[-1, :3, :3]) * camera.focal
-        costs = np.minimum(at_infinity, MOST_PX) ** 2
+        # A small parallax is one too: the others are not all at infinity.
+        _, left = _least_errors(T[-1], rays[0], rays[-1])
+        costs = np.minimum(left * camera.focal, MOST_PX) ** 2
         costs[index] = (np.minimum(error, MOST_PX) ** 2).mean(axis=0)
         return Start(
             [self._frame_ids[i] for i in chosen],
@@ -367,7 +386,7 @@ def _distinct(solutions: list[TwoViews]) -> list[TwoViews]:
     """Return the solutions that differ from all better ones, best first."""
     distinct: list[TwoViews] = []
     for views in sorted(solutions, key=lambda s: s.cost):
-        if all(_differ(views, other) for other in distinct):
+        if all(_differ(views.T_second_first, other.T_second_first) for other in distinct):
             distinct.append(views)
     return distinct
 
@@ -392,15 +411,27 @@ def _hypotheses(first: np.ndarray, second: np.ndarray, focal: float) -> list[np.
 
 def _explain(T: np.ndarray, first: np.ndarray, second: np.ndarray, focal: float) -> TwoViews:
     """Return how a motion explains points; those at infinity need no depth."""
+    depth, error = _least_errors(T, first, second)
+    error *= focal
+    at_infinity = rotation_residuals(first, second, T[:3, :3]) * focal
+    good = (depth > 0) & (error < MOST_PX) & (at_infinity > 1.0)
+    return TwoViews(T, depth, good, _cost(error))
+
+
+def _least_errors(
+    T: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (N,) depths of points in the first view, and the distances of rays left.
+
+    The depth is 0 of points that are behind one of the cameras: the distance is that at infinity.
+    """
     depth = depth_along_first_ray(T, first, second)
     points = homogeneous(first) * depth[:, None]
     rays, depth_second = project(points @ T[:3, :3].T + T[:3, 3])
-    error = np.linalg.norm(rays - second, axis=1) * focal
     in_front = (depth > 0) & (depth_second > 0)
-    at_infinity = rotation_residuals(first, second, T[:3, :3]) * focal
-    error = np.where(in_front, error, at_infinity)
-    good = in_front & (error < MOST_PX) & (at_infinity > 1.0)
-    return TwoViews(T, depth, good, _cost(error))
+    at_infinity = rotation_residuals(first, second, T[:3, :3])
+    error = np.where(in_front, np.linalg.norm(rays - second, axis=1), at_infinity)
+    return np.where(in_front, depth, 0.0), error
 
 
 def _cost(error_px: np.ndarray) -> float:
@@ -450,8 +481,7 @@ def _refine(views: TwoViews, first: np.ndarray, second: np.ndarray, focal: float
     return _explain(refined, first, second, focal)
 
 
-def _differ(a: TwoViews, b: TwoViews) -> bool:
-    T_a, T_b = a.T_second_first, b.T_second_first
+def _differ(T_a: np.ndarray, T_b: np.ndarray) -> bool:
     angle = float(rotation_angle(T_a[:3, :3].T @ T_b[:3, :3]))
     direction = _direction_cosine(T_a[:3, 3], T_b[:3, 3])
     return angle > np.deg2rad(1.0) or direction < np.cos(np.deg2rad(20.0))
