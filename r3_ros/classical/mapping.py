@@ -12,8 +12,10 @@ from .pinhole import depth_along_first_ray, homogeneous, parallax_cosine
 from .pnp import ransac_pose, refine_pose, reprojection_px
 from .window import AdjustmentWindow, Loop
 
-#: A candidate becomes a landmark at this angle between two of its rays ...
+#: A candidate becomes a landmark at this angle between two of its rays, or, behind a narrow lens,
+#: at that of so many pixels ...
 SOLID_PARALLAX_DEG = 1.0
+SOLID_PARALLAX_PX = 9.0
 #: ... if its error is below this in every keyframe that saw it, in pixels.
 SOLID_PX = 2.0
 #: Keyframes whose unseen landmarks are searched for, per new keyframe.
@@ -139,7 +141,8 @@ def triangulate_candidates(frame: HeldFrame, sparse_map: SparseMap) -> None:
     in_first = homogeneous(rays_first) * depth[:, None]
     world = np.einsum('nij,nj->ni', T_first[which][:, :3, :3], in_first) + T_first[which][:, :3, 3]
     cosine = parallax_cosine(world, T_first[which][:, :3, 3], frame.T_world_camera[:3, 3])
-    good = (depth > 0) & (cosine < np.cos(np.deg2rad(SOLID_PARALLAX_DEG)))
+    least_angle = min(np.deg2rad(SOLID_PARALLAX_DEG), SOLID_PARALLAX_PX / camera.focal)
+    good = (depth > 0) & (cosine < np.cos(least_angle))
     slots, world, cosine = slots[good], world[good], cosine[good]
     good = _fits_everywhere(slots, world, sparse_map)
     slots, world, cosine = slots[good], world[good], cosine[good]
