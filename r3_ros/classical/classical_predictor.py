@@ -40,7 +40,7 @@ SHORTEST_SIDE = 64
 ASSUMED_FOCAL = 0.8
 #: Keyframes whose colour is kept: depth is ready a few steps after its keyframe, or never.
 MOST_COLORS = 10
-#: Factor on an edge's confidence while a relocalisation is unconfirmed.
+#: Factor on an edge's confidence while a relocalisation is unconfirmed, or without landmarks.
 UNCONFIRMED_FACTOR = 0.3
 #: Smaller changes of a reported pose are not reported.
 SAME_POSE = 1e-9

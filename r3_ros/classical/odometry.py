@@ -83,7 +83,7 @@ class Outcome:
     :ivar posed: the frame has a pose in the map (or a provisional one while starting).
     :ivar keyframe: it became a keyframe.
     :ivar swept: dense depth of held keyframes that is now ready.
-    :ivar unconfirmed: the camera was relocalised just now.
+    :ivar unconfirmed: the camera was relocalised just now, or hardly any landmark holds the pose.
     :ivar elsewhere: the frame in the world of another segment, for comparison.
     """
 
@@ -379,7 +379,8 @@ class Odometry:
                 self._move_along(self._backend.adjust_now())
         else:
             frame.seen = Observations.of(self.landmarks, slots, pixels)
-        return Outcome(True, keyframe, unconfirmed=self._unconfirmed > 0)
+        doubted = self._unconfirmed > 0 or fitted.inliers < LEAST_INLIERS
+        return Outcome(True, keyframe, unconfirmed=doubted)
 
     def _expected_centre(self, T_guess: np.ndarray) -> ExpectedCentre:
         """Return where the last motion would lead to."""

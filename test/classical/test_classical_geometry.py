@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from r3_ros.classical.bundle import adjust, BundleProblem
-from r3_ros.classical.initialise import fit_rotation, solve_two_views
+from r3_ros.classical.initialise import fit_rotation, solve_two_views, StartUp
 from r3_ros.classical.landmarks import Observations, SparseMap
 from r3_ros.classical.pinhole import depth_along_first_ray, parallax_cosine, Pinhole, project
 from r3_ros.classical.pnp import exp_se3, ExpectedCentre, ransac_pose, refine_pose, reprojection_px
@@ -276,3 +276,49 @@ def test_keyframes_before_the_first_that_saw_a_landmark_are_left_out():
     assert sparse.keyframes_seeing(mask) == []
     mask[slots[1]] = True
     assert [frame.frame_id for frame in sparse.keyframes_seeing(mask)] == [10, 20, 30]
+
+
+def start_up(points, poses, noise_px):
+    """Return a start-up that has tracked points (N, 3) through images from these poses."""
+    rng = np.random.default_rng(4)
+    camera = Pinhole(FOCAL, FOCAL, 319.5, 239.5, 640, 480)
+    start = StartUp(700, 10.0)
+    for frame_id, T in enumerate(poses):
+        pixels = camera.pixels(rays_of(T, points))
+        start._pixels.append(pixels + rng.normal(0, noise_px, pixels.shape))
+        start._frame_ids.append(frame_id)
+    start.parallax_px = 0.01 * camera.width
+    return start, camera
+
+
+def test_corners_of_small_parallax_do_not_speak_against_the_right_motion():
+    """A wrong rotation gives them a parallax, and so depths that explain their noise."""
+    rng = np.random.default_rng(8)
+    points = rng.uniform([-3, -2, 4], [3, 2, 6], (600, 3))
+    T = motion(-0.014, 0.0, -0.036, 0.0, 0.006, 0.0)
+    start, camera = start_up(points, [np.eye(4), T], 0.1)
+    best = min(start._solutions(camera, 1.0), key=lambda s: s.cost)
+    direction = inverse(T)[:3, 3] / np.linalg.norm(T[:3, 3])
+    assert best.moved @ direction / np.linalg.norm(best.moved) > np.cos(np.deg2rad(10.0))
+    assert best.cost < 0.02
+
+
+def test_a_start_needs_a_second_image_with_the_same_motion():
+    rng = np.random.default_rng(8)
+    poses = [motion(-0.1 * k, 0.0, -0.02 * k, 0.0, 0.01 * k, 0.0) for k in range(4)]
+    start, camera = start_up(cloud(rng, 400), poses, 0.1)
+    frame_ids, pixels = start._frame_ids, start._pixels
+
+    def tried(count):
+        start._frame_ids, start._pixels = frame_ids[:count], pixels[:count]
+        return start.try_start(camera)
+
+    assert tried(2) is None
+    wrong = start._unconfirmed.T_camera_reference[-1]
+    wrong[:3, 3] = -wrong[:3, 3]
+    assert tried(3) is None
+    found = tried(4)
+    assert found is not None and found.frame_ids == [0, 1, 2, 3]
+    t = found.T_camera_reference[-1][:3, 3]
+    true = poses[-1][:3, 3]
+    assert t @ true / np.linalg.norm(t) / np.linalg.norm(true) > np.cos(np.deg2rad(2.0))

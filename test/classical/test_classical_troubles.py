@@ -5,6 +5,7 @@ from dataclasses import replace
 from classical_scene import draw, frame_of, INTRINSICS, noise_texture, Panel, room, wander
 import numpy as np
 import pytest
+from r3_ros.classical import mapping
 from r3_ros.classical.confidence import Evidence, NoiseLevel, USUAL_NOISE_PX
 from r3_ros.classical.features import as_exposed, coverage, find_corners, shift_between, track_fast
 from r3_ros.classical.landmarks import HeldFrame, Observations, SparseMap
@@ -68,6 +69,16 @@ def test_a_turn_away_from_all_landmarks_is_followed():
     assert all(e.state in POSED for e in estimates[15:])
     _, turn = errors(estimates, truth, 1.0)
     assert turn.max() < 1.0
+
+
+def test_a_pose_that_no_landmark_holds_is_not_claimed():
+    truth = wander(40)
+    truth += [turned(truth[-1], yaw) for yaw in np.linspace(1.5, 66.0, 44)]
+    wide = Panel((6.0, 0.0, 6.0), 40.0, 10.0, 0.0, noise_texture(9, 40.0, 10.0))
+    estimates, _ = run(drawn(truth, [wide, *room()[1:]]))
+    assert estimates[39].state is TrackingState.TRACKING
+    assert {e.state for e in estimates[-4:]} == {TrackingState.LOW_CONFIDENCE}
+    assert errors(estimates, truth, 1.0)[1].max() < 2.0
 
 
 def test_a_sudden_change_of_exposure_is_followed():
@@ -180,6 +191,28 @@ def pair_of_views(sigma):
         )
         frames.append(frame)
     return sparse, frames
+
+
+@pytest.mark.parametrize(
+    ('zoom', 'parallax_deg', 'solid'),
+    [(1, 0.8, False), (1, 1.2, True), (3, 0.8, True), (3, 0.4, False)],
+)
+def test_a_narrow_lens_needs_fewer_degrees_of_parallax(zoom, parallax_deg, solid):
+    """Its pixels are smaller: the same number of them is enough."""
+    sparse = SparseMap(Pinhole(**vars(INTRINSICS)).with_focal_scaled(zoom))
+    points = np.array([[0.2, 0.1, 20.0]])
+    baseline = 20.0 * np.tan(np.deg2rad(parallax_deg))
+    for frame_id, x in enumerate((0.0, baseline)):
+        frame = sparse.hold(
+            frame_id, np.zeros((300, 400), np.uint8), make_T(np.eye(3), np.array([x, 0.0, 0.0]))
+        )
+        frame.keyframe = True
+        pixels, _ = sparse.camera.pixels_of_points(points, inverse(frame.T_world_camera))
+        if frame_id == 0:
+            slots = sparse.landmarks.add(points, frame, pixels)
+        mapping.add_observations(frame, sparse, slots, pixels)
+    mapping.triangulate_candidates(frame, sparse)
+    assert sparse.landmarks.solid[slots].all() == solid
 
 
 def test_guessed_depths_hold_rotation_more_than_translation():
