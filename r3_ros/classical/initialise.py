@@ -156,8 +156,8 @@ class StartUp:
             self.parallax_px = camera.focal * least_rotation_residual(first, now)
         # While nothing happens, memory stays bounded: every second inner frame is dropped.
         if len(self._frame_ids) > 4 * MOST_FRAMES:
-            last = len(self._frame_ids) - 1
-            keep = [0, *range(1, last - 1, 2), last - 1, last]
+            newest = len(self._frame_ids) - 1
+            keep = [0, *range(1, newest - 1, 2), newest - 1, newest]
             self._frame_ids = [self._frame_ids[i] for i in keep]
             self._pixels = [self._pixels[i] for i in keep]
         return True
