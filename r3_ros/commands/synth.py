@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError('no CUDA device was found: use --device cpu or auto')
     device = 'cuda' if args.device != 'cpu' and torch.cuda.is_available() else 'cpu'
     print(f'building the world: {options.kind}, seed {options.seed}, on {device}', flush=True)
-    with tqdm(total=options.frames, unit=' frames', desc='rendering', delay=1) as bar:
+    with tqdm(
+        total=options.frames, unit=' frames', desc='rendering', delay=1, disable=None
+    ) as bar:
 
         def on_frames(count: int) -> None:
             if count == 0:  # the world is ready: the rate is that of the frames
