@@ -176,10 +176,10 @@ class StartUp:
     def try_start(self, camera: Pinhole) -> Start | None:
         """Return poses and points, if the frames since the reference have one solution.
 
-        With a known focal length it has to be the second in a row with the same motion: a wrong
-        one hardly ever repeats.
+        It has to be the second in a row with the same motion: a wrong one hardly ever repeats.
         """
         if self.parallax_px < max(PARALLAX_GATE * camera.width, self._next_parallax_px):
+            self._unconfirmed = None
             return None
         factors: tuple[float, ...] = (1.0,)
         if self._guesses:
@@ -193,11 +193,10 @@ class StartUp:
             self._unconfirmed = None
             return None
         if self._guesses:
-            # Of focal lengths that fit as well, the guess is the most likely. Several agree on the
-            # motion: it needs no second image.
+            # Of focal lengths that fit as well, the guess is the most likely.
             fit = [s for s in starts if s.holds and s.cost < RUNNER_UP * _at_best(starts)]
             starts = sorted(fit, key=lambda s: abs(np.log(s.camera.focal / camera.focal)))
-            self._next_parallax_px = 0.0
+            self._next_parallax_px = 0.0  # the next image may confirm it
         before, self._unconfirmed = self._unconfirmed, self._with_all_frames(starts[0])
         confirmed = before is not None and self._unconfirmed.repeats(before)
         return self._unconfirmed if confirmed else None

@@ -305,7 +305,7 @@ def test_corners_of_small_parallax_do_not_speak_against_the_right_motion():
 
 def test_a_start_needs_a_second_image_with_the_same_motion():
     rng = np.random.default_rng(8)
-    poses = [motion(-0.1 * k, 0.0, -0.02 * k, 0.0, 0.01 * k, 0.0) for k in range(4)]
+    poses = [motion(-0.1 * k, 0.0, -0.02 * k, 0.0, 0.01 * k, 0.0) for k in range(5)]
     start, camera = start_up(cloud(rng, 400), poses, 0.1)
     frame_ids, pixels = start._frame_ids, start._pixels
 
@@ -317,8 +317,12 @@ def test_a_start_needs_a_second_image_with_the_same_motion():
     wrong = start._unconfirmed.T_camera_reference[-1]
     wrong[:3, 3] = -wrong[:3, 3]
     assert tried(3) is None
-    found = tried(4)
-    assert found is not None and found.frame_ids == [0, 1, 2, 3]
+    parallax_px, start.parallax_px = start.parallax_px, 0.0
+    assert tried(4) is None  # an image between that shows no motion
+    start.parallax_px = parallax_px
+    assert tried(4) is None
+    found = tried(5)
+    assert found is not None and found.frame_ids == [0, 1, 2, 3, 4]
     t = found.T_camera_reference[-1][:3, 3]
     true = poses[-1][:3, 3]
     assert t @ true / np.linalg.norm(t) / np.linalg.norm(true) > np.cos(np.deg2rad(2.0))
