@@ -33,6 +33,9 @@ LEAST_SHARE = 0.6
 #: counted up to MOST_PX: a small motion is explained as well by a wrong one.
 RUNNER_UP = 2.0
 MOST_PX = 2.0
+#: With a known focal length, a start with a parallax of this many times its errors needs no second
+#: image: a fast camera may not see the reference in one.
+CLEAR_PARALLAX = 20.0
 #: Solutions that are refined, at most.
 REFINED = 6
 #: Least parallax of a triangulated landmark.
@@ -176,7 +179,8 @@ class StartUp:
     def try_start(self, camera: Pinhole) -> Start | None:
         """Return poses and points, if the frames since the reference have one solution.
 
-        It has to be the second in a row with the same motion: a wrong one hardly ever repeats.
+        Unless it is clear, it has to be the second in a row with the same motion: a wrong one
+        hardly ever repeats.
         """
         if self.parallax_px < max(PARALLAX_GATE * camera.width, self._next_parallax_px):
             self._unconfirmed = None
@@ -198,8 +202,10 @@ class StartUp:
             starts = sorted(fit, key=lambda s: abs(np.log(s.camera.focal / camera.focal)))
             self._next_parallax_px = 0.0  # the next image may confirm it
         before, self._unconfirmed = self._unconfirmed, self._with_all_frames(starts[0])
-        confirmed = before is not None and self._unconfirmed.repeats(before)
-        return self._unconfirmed if confirmed else None
+        believed = before is not None and self._unconfirmed.repeats(before)
+        if not self._guesses:
+            believed |= self.parallax_px >= CLEAR_PARALLAX * self._unconfirmed.cost**0.5
+        return self._unconfirmed if believed else None
 
     def _is_doubtful(self, starts: list[Start]) -> bool:
         """Return whether another start fits nearly as well as the best one, the first."""
