@@ -123,7 +123,7 @@ def run_live(
             closing(NodeProcess(folder / 'node.log', options)) as process,
         ):
             with closing(BagPlayer(bag, listener.node)) as player:
-                _wait_for_node(process, player)
+                _wait_for_node(process, player, result)
                 player.play(on_message)
             _wait_until_processed(process, result)
             _save(listener, result, folder)
@@ -135,15 +135,19 @@ def run_live(
     return result
 
 
-def _wait_for_node(process: NodeProcess, player: BagPlayer) -> None:
-    """Wait until the node has subscribed to images and calibration."""
+def _wait_for_node(process: NodeProcess, player: BagPlayer, result: LiveResult) -> None:
+    """Wait until the node has subscribed to images and calibration, and its status arrives.
+
+    Before, the node may not have found the subscribers here, and what it publishes of the first
+    frames would be lost.
+    """
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while missing := player.without_subscriber():
+    while (missing := player.without_subscriber()) or result.last_status is None:
         process.check()
         if time.monotonic() > deadline:
+            lacks = f'subscribed to {" and ".join(missing)}' if missing else 'published its status'
             raise R3Error(
-                f'the node has not subscribed to {" and ".join(missing)} after '
-                f'{_START_TIMEOUT_S:g} s. {process.log_tail()}'
+                f'the node has not {lacks} after {_START_TIMEOUT_S:g} s. {process.log_tail()}'
             )
         time.sleep(0.02)
 
