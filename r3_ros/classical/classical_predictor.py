@@ -132,6 +132,7 @@ class ClassicalPredictor:
             depths=self._depths(odometry.camera, outcome.swept),
             keyframe=outcome.keyframe,
             provisional=odometry.mode is Mode.STARTING,
+            settled=outcome.settled,
             intrinsics_estimated=self._estimated,
             focal_sigma=odometry.focal_sigma,
         )
@@ -269,6 +270,7 @@ class ClassicalPredictor:
         held = [odometry.frames.get(i) for i in context_ids]
         context = [h for h in held if h is not None and h.segment == frame.segment]
         if odometry.mode is Mode.STARTING:
+            frame.reported = frame.T_world_camera.copy()
             rotation = rotation_confidence(odometry.start_rotation_sigma)
             return tuple(self._edge(h, frame, (0.0, rotation)) for h in context)
         evidence = Evidence(frame, odometry.map)

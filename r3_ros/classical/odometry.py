@@ -82,6 +82,7 @@ class Outcome:
 
     :ivar posed: the frame has a pose in the map (or a provisional one while starting).
     :ivar keyframe: it became a keyframe.
+    :ivar settled: earlier frames whose poses are known by the start that this frame made.
     :ivar swept: dense depth of held keyframes that is now ready.
     :ivar unconfirmed: the camera was relocalised just now, or hardly any landmark holds the pose.
     :ivar elsewhere: the frame in the world of another segment, for comparison.
@@ -89,6 +90,7 @@ class Outcome:
 
     posed: bool
     keyframe: bool = False
+    settled: tuple[int, ...] = ()
     swept: list[Swept] = field(default_factory=list)
     unconfirmed: bool = False
     elsewhere: Elsewhere | None = None
@@ -247,7 +249,7 @@ class Odometry:
         start = self._start.try_start(self.camera)
         if start is not None:
             self._begin(start, frame, gray)
-            return Outcome(True, True)
+            return Outcome(True, True, tuple(range(start.frame_ids[0], frame_id)))
         if self._start.tracked_share < RENEW_SHARE:
             return self._refer_to(frame)
         return Outcome(True, False)

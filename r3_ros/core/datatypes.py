@@ -156,6 +156,8 @@ class FramePrediction:
         and gives edges only to a frame whose pose it accepts; None to leave both to the engine.
     :ivar provisional: the predictor has no geometry yet (its start-up); poses are then held
         without confidence.
+    :ivar settled: earlier provisional frames whose poses are known now that the start-up has
+        ended. Those of the others never will be: nothing connects them to this start.
     :ivar seen_fov_x: horizontal field of view estimated from the images, radians, also if they
         are calibrated; NaN if the predictor does not estimate it.
     :ivar focal_sigma: relative standard deviation of an estimated focal length; 0 if it was given,
@@ -170,6 +172,7 @@ class FramePrediction:
     depths: tuple[DepthMap, ...] = ()
     keyframe: bool | None = None
     provisional: bool = False
+    settled: tuple[int, ...] = ()
     intrinsics_estimated: bool = False
     seen_fov_x: float = math.nan
     focal_sigma: float = 0.0

@@ -137,6 +137,7 @@ class MultiViewPredictor(FeaturePredictor):
         least = _GOOD_SCORE * (_STARTING if starting else _CONTINUING)
         if starting and not moved:
             least = math.inf
+        doubted = [i for i, view in self._held.items() if not view.confirmed]
         refined = self._hold(frame.frame_id, seen, edges, fits, least)
         depths: tuple[DepthMap, ...] = ()
         if self._with_depth and depth:
@@ -148,6 +149,7 @@ class MultiViewPredictor(FeaturePredictor):
             refined=refined,
             depths=depths,
             provisional=starting and not self._held[frame.frame_id].confirmed,
+            settled=tuple(i for i in doubted if self._held[i].confirmed),
             intrinsics_estimated=frame.intrinsics is None,
             seen_fov_x=seen_fov_x,
         )

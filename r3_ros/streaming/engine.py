@@ -44,7 +44,7 @@ from .relocalisation.search import FoundPlace, Vicinity
 from .retention import Memory, Retention
 from .scale.odometry_buffer import OdometryBuffer
 from .scale.tracker import ScaleTracker
-from .segments import leave_segment, open_segment, reported_reason, reported_state
+from .segments import end_start, leave_segment, open_segment, reported_reason, reported_state
 from .session import Session
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap
@@ -123,6 +123,7 @@ class Engine:
         timer.done('predict')
         self.session.take_intrinsics(prediction.intrinsics, prediction.intrinsics_estimated)
         corrected = self._apply_corrections(prediction.refined)
+        end_start(self.session, prediction.settled)
         resolution = self._resolve(frame, prediction)
         timer.done('resolve')
         verdict, resolution = self._judge(seen, resolution, prediction, place is not None)

@@ -369,9 +369,8 @@ def reported_covariance(
     """Return the (6, 6) covariance to report; a provisional pose has an unknown position."""
     if resolved is None:
         return None
-    if first:
-        return np.diag([1e-12] * 6)
-    return _without_position(resolved.covariance) if provisional else resolved.covariance
+    covariance = np.diag([1e-12] * 6) if first else resolved.covariance
+    return _without_position(covariance) if provisional else covariance
 
 
 def step_covariance(

@@ -121,6 +121,7 @@ class Retention:
             is_keyframe,
             pose.T_world_camera,
             published=session.segment_id == 0,
+            provisional=prediction.provisional,
             segment_id=session.segment_id,
             confidence=0.5 * (verdict.confidence_translation + verdict.confidence_rotation),
         )

@@ -46,6 +46,20 @@ def leave_segment(session: Session, segment_id: int, frame_id: int) -> None:
         session.remove_keyframes(keyframes)
 
 
+def end_start(session: Session, settled: Sequence[int]) -> None:
+    """Note that poses of the start-up are known now, and drop the other keyframes of it.
+
+    :param settled: see :class:`FramePrediction`.
+    """
+    if not settled:
+        return
+    unknown = session.trajectory.settle(settled)
+    session.remove_keyframes([i for i in unknown.tolist() if i in session.bank])
+    first = min(settled)
+    if len(unknown) and unknown[-1] >= session.followed_since[-1] < first:
+        session.followed_since.append(first)
+
+
 def edges_of_one_segment(session: Session, edges: Sequence[Edge]) -> tuple[list[Edge], list[Edge]]:
     """Return the edges that place a frame, and the rest.
 

@@ -6,7 +6,7 @@ keyframe, whose corrections it follows; if that is released too, it passes to an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +25,7 @@ _COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     'frame_ids': (np.int64, ()),
     'stamps_ns': (np.int64, ()),
     'is_keyframe': (np.bool_, ()),
+    'provisional': (np.bool_, ()),
     'segment_ids': (np.int32, ()),
     'confidence': (np.float32, ()),
     'emitted': (np.float64, (3, 4)),
@@ -38,6 +39,7 @@ class TrajectoryView:
     """An immutable snapshot of the record; any thread may compute the poses.
 
     :ivar frame_ids: (N,) int64; ``stamps_ns``: (N,) int64; ``is_keyframe``: (N,) bool.
+    :ivar provisional: (N,) bool, the position was not known when the frame came, nor is it now.
     :ivar segment_ids: (N,) int32, the segment of each frame when it came.
     :ivar confidence: (N,) float32, the score of each frame, NaN for one without edges.
     :ivar emitted: (N, 3, 4) ``T_world_camera`` as published.
@@ -49,6 +51,7 @@ class TrajectoryView:
     frame_ids: np.ndarray
     stamps_ns: np.ndarray
     is_keyframe: np.ndarray
+    provisional: np.ndarray
     segment_ids: np.ndarray
     confidence: np.ndarray
     emitted: np.ndarray
@@ -64,7 +67,7 @@ class TrajectoryView:
 
     @cached_property
     def T_emitted(self) -> np.ndarray:
-        """(N, 4, 4) ``T_world_camera`` as published, NaN where none was."""
+        """(N, 4, 4) ``T_world_camera`` as published, NaN where none with a position was."""
         T = _full(self.emitted)
         T[np.isnan(self.emitted[:, 0, 0])] = np.nan
         return T
@@ -87,6 +90,7 @@ class TrajectoryView:
             T_held = np.array([known[int(frame_id)] for frame_id in held_ids])
             place = np.searchsorted(held_ids, parent_ids[following])
             T[following] = T_held[place] @ T[following]
+        T[self.provisional] = np.nan
         scaled = np.abs(scale_of(T) - 1.0) > _SAME_SCALE
         T[scaled] = rigid_part(T[scaled])
         return T
@@ -117,22 +121,25 @@ class Trajectory:
         is_keyframe: bool,
         T_world_camera: np.ndarray | None,
         published: bool = True,
+        provisional: bool = False,
         segment_id: int = 0,
         confidence: float = np.nan,
     ) -> None:
         """Record a new frame; with a pose it counts as held from here on.
 
         :param published: the pose is published; False in a segment that is not in the world.
+        :param provisional: its position is not known, until :meth:`settle`.
         :param confidence: the frame's score, NaN if it has none.
         """
         self._make_room()
         rows, row = self._rows, self._count
         rows['frame_ids'][row], rows['stamps_ns'][row] = frame_id, stamp_ns
         rows['is_keyframe'][row], rows['segment_ids'][row] = is_keyframe, segment_id
-        rows['confidence'][row] = confidence
+        rows['provisional'][row], rows['confidence'][row] = provisional, confidence
         rows['parent_ids'][row] = _NONE if T_world_camera is None else _HELD
         rows['stored'][row] = np.nan if T_world_camera is None else T_world_camera[:3]
-        rows['emitted'][row] = rows['stored'][row] if published else np.nan
+        has_position = published and not provisional
+        rows['emitted'][row] = rows['stored'][row] if has_position else np.nan
         self._count += 1
 
     def restore(
@@ -166,7 +173,7 @@ class Trajectory:
         rows['is_keyframe'][:count] = is_keyframe[first:]
         rows['parent_ids'][:count] = np.where(own, _HELD, parent_ids)
         rows['segment_ids'][:count], rows['confidence'][:count] = 0, np.nan
-        rows['emitted'][:count] = np.nan
+        rows['emitted'][:count], rows['provisional'][:count] = np.nan, False
         rows['stored'][:count] = np.where(own[:, None, None], T, S_parent_frame)[:, :3]
         self._count = count
 
@@ -185,6 +192,15 @@ class Trajectory:
             return None
         S = _full(self._rows['stored'][row])
         return rigid_part(S if parent == _ABSOLUTE else poses[parent] @ S)
+
+    def settle(self, frame_ids: Sequence[int]) -> np.ndarray:
+        """Note that the poses of provisional frames are known now.
+
+        :returns: the other provisional frames.
+        """
+        rows = {name: column[: self._count] for name, column in self._rows.items()}
+        rows['provisional'][np.isin(rows['frame_ids'], frame_ids)] = False
+        return rows['frame_ids'][rows['provisional']]
 
     def abandon(self, frame_id: int) -> None:
         """Remove the poses of a frame and its followers: its segment was dropped."""

@@ -141,6 +141,22 @@ def test_a_lost_camera_starts_anew_and_is_joined_where_it_comes_back():
     assert np.linalg.norm(centres - true, axis=1).max() < 0.3
 
 
+def test_frames_before_a_start_get_their_poses_afterwards_unless_nothing_connects_them():
+    poses = wander(30)
+    away = noise_texture(99, 8.0, 6.0)[: INTRINSICS.height, : INTRINSICS.width]
+    estimates, view = run([away, *drawn(poses)])
+    first = next(i for i, e in enumerate(estimates) if e.state in POSED)
+    assert 2 < first < 20
+    known = np.isfinite(view.T_final).all(axis=(1, 2))
+    # The first of the walk may still be compared with the image before it.
+    assert not known[0] and known[2:].all()
+    rows = np.flatnonzero(known)
+    own = np.linalg.norm(view.T_final[rows, :3, 3] - view.T_final[rows[0], :3, 3], axis=1)
+    exact = np.stack(poses)[rows - 1, :3, 3]
+    true = np.linalg.norm(exact - exact[0], axis=1)
+    assert np.abs(own * (true @ own) / (own @ own) - true).max() < 0.01
+
+
 def test_plain_parts_of_an_image_get_corners_too():
     """Beside a strong texture, a weak one is below the threshold of the whole image."""
     gray = np.full((480, 640), 100, np.uint8)

@@ -137,11 +137,14 @@ def test_a_frame_of_a_wrong_pass_is_put_where_the_next_pass_has_it():
 
 def test_a_good_pass_confirms_only_frames_that_fit_in_it():
     predictor = predictor_for(ScriptedViews(ViewScript(room_walk(9), strangers={1})))
-    refined = []
+    refined, settled = [], {}
     for n, image in enumerate(numbered_frames(9)):
-        refined += predictor.predict(replace(image, frame_id=n), range(n)).refined
+        prediction = predictor.predict(replace(image, frame_id=n), range(n))
+        refined += prediction.refined
+        settled[n] = prediction.settled
     assert [n for n, held in predictor._held.items() if not held.confirmed] == [1]
     assert {(edge.source_id, edge.target_id) for edge in refined} == {(0, 2), (0, 3), (0, 4)}
+    assert [ids for ids in settled.values() if ids] == [(0, 2, 3, 4)]
 
 
 def test_a_network_that_understands_nothing_is_never_believed():

@@ -99,6 +99,25 @@ def test_every_message_arrives_as_recorded(graph, bag):
     player.close()
 
 
+def test_the_recording_halts_until_subscribers_have_the_first_message(graph, bag, monkeypatch):
+    from r3_ros.ros.demo.bag_player import BagPlayer
+    from rclpy.publisher import Publisher
+
+    waited, halt_s = [], 0.4
+
+    def wait_for_all_acked(publisher, timeout):
+        waited.append(publisher.topic_name)
+        time.sleep(halt_s)
+        return True
+
+    monkeypatch.setattr(Publisher, 'wait_for_all_acked', wait_for_all_acked)
+    player, times = BagPlayer(bag, graph[0]), []
+    player.play(lambda topic, stamp_ns: times.append(time.monotonic()))
+    player.close()
+    assert sorted(waited) == ['/camera/camera_info', '/camera/image_raw']
+    assert times[-1] - times[0] >= 0.9 + 2 * halt_s
+
+
 def test_topics_that_nobody_listens_to_are_named(graph, bag):
     from r3_ros.ros.demo.bag_player import BagPlayer
     from sensor_msgs.msg import Image

@@ -578,12 +578,29 @@ def test_overlaps_are_computed_only_where_they_decide_on_a_keyframe(monkeypatch)
 def test_provisional_poses_claim_no_position():
     engine, estimates = run(Script(provisional=4), count=10)
     assert states(estimates) == 4 * [INITIALIZING] + 6 * [TRACKING]
-    for e in estimates[1:4]:
+    for e in estimates[:4]:
         assert e.T_world_camera is not None
-        for covariance in (e.covariance, e.step_covariance):
+        for covariance in (e.covariance, e.step_covariance)[: 2 if e.frame_id else 1]:
             assert (np.diag(covariance)[:3] == 1e6).all() and (covariance[:3, 3:] == 0).all()
             assert np.diag(covariance)[3:].max() < 1e-2
     assert engine.session.bank.ids()[:2] == [0, 4]
+    assert np.isnan(engine.session.trajectory_view().T_emitted[:4]).all()
+
+
+@pytest.mark.parametrize('known_from', [0, 2])
+def test_poses_of_the_start_up_are_recorded_once_a_start_makes_them_known(known_from):
+    settled = tuple(range(known_from, 4))
+    engine, estimates = run(Script(provisional=4, settled=settled, refine_at={4}), count=10)
+    session = engine.session
+    view = session.trajectory_view()
+    unknown = np.isnan(view.T_final).any(axis=(1, 2))
+    assert np.flatnonzero(unknown).tolist() == list(range(known_from))
+    # A keyframe whose place is unknown stays in no map.
+    assert (0 in session.bank) == (known_from == 0)
+    assert estimates[4].evicted == ((0,) if known_from else ())
+    assert list(session.followed_since) == ([0, 2] if known_from else [0])
+    T_true = np.stack([truth(circle(), int(stamp_ns)) for stamp_ns in view.stamps_ns])
+    np.testing.assert_allclose(view.T_final[known_from:], T_true[known_from:], atol=1e-9)
 
 
 def test_live_parameters_change_between_frames():

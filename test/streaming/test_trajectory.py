@@ -42,6 +42,20 @@ def test_each_frame_is_recorded():
         np.testing.assert_array_equal(view.T_final[frame_id], T)
 
 
+def test_a_provisional_pose_counts_once_it_is_known():
+    trajectory, poses = Trajectory(100), {i: motion(i) for i in range(4)}
+    for i in range(4):
+        trajectory.append(i, i * SECOND, i == 0, poses[i], provisional=i < 3)
+    assert np.isnan(trajectory.view(poses).T_final[:3]).all()
+    # A follower of a keyframe whose place is unknown, too.
+    trajectory.release(1, inverse_similarity(poses[0]) @ poses.pop(1), 0)
+    np.testing.assert_array_equal(trajectory.settle([2]), [0, 1])
+    view = trajectory.view(poses)
+    assert np.isnan(view.T_final[:2]).all() and np.isnan(view.T_emitted[:3]).all()
+    for i in (2, 3):
+        np.testing.assert_array_equal(view.T_final[i], poses[i])
+
+
 def test_held_frames_have_the_pose_they_are_held_with():
     trajectory, poses = record(3)
     corrected = {**poses, 1: motion(77)}

@@ -115,7 +115,8 @@ class Script:
     :ivar blackouts: indices without any edge.
     :ivar outlier_share: share of edges that are wrong but claim the nominal score.
     :ivar refine_at: indices that also return exact edges between the frames held.
-    :ivar provisional: so many frames at the start are declared provisional.
+    :ivar provisional: so many frames at the start are declared provisional; the next frame
+        makes the poses of the frames ``settled`` known.
     :ivar keyframe: what to say of a frame by its index; None leaves it to the engine.
     :ivar nan_pose_at: indices whose edges hold NaN.
     :ivar nan_depth_at: indices whose depth and confidence hold NaN and infinities.
@@ -146,6 +147,7 @@ class Script:
     outlier_share: float = 0.0
     refine_at: Collection[int] = ()
     provisional: int = 0
+    settled: tuple[int, ...] = ()
     keyframe: Callable[[int], bool | None] = lambda index: None
     nan_pose_at: Collection[int] = ()
     nan_depth_at: Collection[int] = ()
@@ -235,6 +237,7 @@ class ScriptedPredictor:
             depths=self._depths(frame, T_room_camera, K),
             keyframe=script.keyframe(index),
             provisional=index < script.provisional,
+            settled=script.settled if index == script.provisional else (),
             intrinsics_estimated=frame.intrinsics is None and script.estimate_focal,
             seen_fov_x=script.seen_fov_x,
         )

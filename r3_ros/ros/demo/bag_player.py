@@ -21,6 +21,9 @@ from ...input.image_topics import full_topic
 #: The clock is also published this often between messages, for the timers of subscribers.
 _CLOCK_PERIOD_S = 0.01
 _DEPTH = 10
+#: Longest wait for a reliable subscriber to take the first message of a topic. One that has not
+#: yet found the publisher would miss the beginning: if a packet was lost, it finds it 3 s later.
+_FIRST_MESSAGE_S = 5.0
 #: Most messages of a latched topic that late subscribers get.
 _MOST_KEPT = 1000
 
@@ -86,10 +89,14 @@ class BagPlayer:
     def play(self, on_message: Callable[[str, int], None]) -> None:
         """Publish every message once, at the recorded pace.
 
+        The recording halts at the first message of each topic until reliable subscribers have it.
+
         :param on_message: called with topic and time of recording (ns) of each message.
         :raises SourceError: the bag is damaged from some message on.
         """
-        first_ns, began = None, time.monotonic()
+        from rclpy.duration import Duration
+
+        first_ns, began, begun = None, time.monotonic(), set()
         for connection, recorded_ns, data in self._bag.serialized(self._played):
             first_ns = recorded_ns if first_ns is None else first_ns
             due = began + (recorded_ns - first_ns) / NANOSECONDS
@@ -98,8 +105,14 @@ class BagPlayer:
                 time.sleep(min(left_s, _CLOCK_PERIOD_S))
             self._publish_clock(recorded_ns)
             topic = full_topic(connection.topic)
-            self._publishers[topic].publish(bytes(data))
+            publisher = self._publishers[topic]
+            publisher.publish(bytes(data))
             on_message(topic, recorded_ns)
+            if topic not in begun:
+                begun.add(topic)
+                published = time.monotonic()
+                publisher.wait_for_all_acked(Duration(seconds=_FIRST_MESSAGE_S))
+                began += time.monotonic() - published
 
     def _publish_clock(self, now_ns: int) -> None:
         """Publish a time, unless it is not later than the last one."""

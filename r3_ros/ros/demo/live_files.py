@@ -43,8 +43,11 @@ def write_live_run(
     poses = {
         stamp_ns: T
         for stamp_ns, T in result.T_map_base.items()
-        # The status of the last frame comes after its pose, and may have been missed.
-        if stamp_ns in by_stamp and np.isfinite(T).all()
+        # The status of the last frame comes after its pose, and may have been missed. While
+        # starting, the position is unknown.
+        if stamp_ns in by_stamp
+        and np.isfinite(T).all()
+        and not _without_position(result.map_covariance[stamp_ns])
     }
     stamps_ns = np.array(sorted(poses), dtype=np.int64)
     T_map_base = np.array([poses[stamp_ns] for stamp_ns in sorted(poses)]).reshape(-1, 4, 4)
@@ -147,8 +150,12 @@ def _errors(
     return found
 
 
+def _without_position(covariance: np.ndarray) -> bool:
+    return bool(covariance[:3, :3].diagonal().max() >= UNKNOWN_VARIANCE)
+
+
 def _without_factor(covariance: np.ndarray, factor: float) -> np.ndarray:
-    if covariance[:3, :3].diagonal().max() >= UNKNOWN_VARIANCE:
+    if _without_position(covariance):
         return covariance
     scale = np.repeat([1.0 / math.sqrt(factor), 1.0], 3)
     return covariance * np.outer(scale, scale)

@@ -33,6 +33,9 @@ _START_TIMEOUT_S = 60.0
 #: For the last frames and their corrections.
 _SETTLE_TIMEOUT_S = 20.0
 _SAVE_TIMEOUT_S = 90.0
+#: Topics whose messages are counted, one a frame, and how many of each are kept.
+_OF_EACH_FRAME = ('pose', 'odometry', 'status')
+_KEPT_MESSAGES = 200
 #: Before a stronger signal.
 _STOP_TIMEOUT_S = 10.0
 _LOG_TAIL_LINES = 15
@@ -101,6 +104,11 @@ def run_live(
         # Each image has its CameraInfo, which is late on a busy machine. Without it the node would
         # begin a session with an estimated focal length, and another one when it comes.
         'input.camera_info_timeout': '30.0',
+        # Fast DDS asks for a lost packet 3 s later at the latest. Until then it has to be kept.
+        **{
+            f'qos_overrides./{_NODE}/{topic}.publisher.depth': str(_KEPT_MESSAGES)
+            for topic in _OF_EACH_FRAME
+        },
         **parameters,
     }
     options = [part for item in settings.items() for part in ('-p', ':='.join(item))]
@@ -136,16 +144,18 @@ def run_live(
 
 
 def _wait_for_node(process: NodeProcess, player: BagPlayer, result: LiveResult) -> None:
-    """Wait until the node has subscribed to images and calibration, and its status arrives.
+    """Wait until the node has subscribed to images and calibration, and its diagnostics arrive.
 
     Before, the node may not have found the subscribers here, and what it publishes of the first
     frames would be lost.
     """
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while (missing := player.without_subscriber()) or result.last_status is None:
+    while (missing := player.without_subscriber()) or not result.counts['diagnostics']:
         process.check()
         if time.monotonic() > deadline:
-            lacks = f'subscribed to {" and ".join(missing)}' if missing else 'published its status'
+            lacks = (
+                f'subscribed to {" and ".join(missing)}' if missing else 'published diagnostics'
+            )
             raise R3Error(
                 f'the node has not {lacks} after {_START_TIMEOUT_S:g} s. {process.log_tail()}'
             )
