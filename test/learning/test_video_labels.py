@@ -24,7 +24,7 @@ from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: 
 import sequences  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures('one_torch_thread')
-FRAMES = 34
+FRAMES = 40
 #: Where the wall and the box of the textured sequence are, metres.
 WALL, BOX = 3.0, 1.5
 

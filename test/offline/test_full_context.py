@@ -525,7 +525,7 @@ def test_the_network_itself_runs_from_end_to_end(tmp_path, timed):
         cv2.imwrite(str(folder / '000004.png'), frame(4, size=(168, 112)).image)
     settings = {
         'model.checkpoint': tmp_path / 'weights.safetensors',
-        'model.image_size': 154,
+        'model.image_size': 112,
         'model.device': 'cpu',
         'offline.window_frames': 5,
         'offline.overlap_frames': 2,
@@ -540,5 +540,5 @@ def test_the_network_itself_runs_from_end_to_end(tmp_path, timed):
     assert posed and len(read_tum(out / 'trajectory.tum').stamps_ns) == posed
     assert len(list((out / 'depth').iterdir())) == posed
     with np.load(next((out / 'depth').iterdir())) as saved:
-        assert saved['depth'].shape == ((98, 154) if timed else (98, 98))
+        assert saved['depth'].shape == ((84, 126) if timed else (84, 84))
     assert (out / 'report.html').is_file()
