@@ -193,7 +193,9 @@ class Backend:
         since = sum(f.frame_id > loop.old_id for f in self._map.keyframes())
         size = min(max(since, self._window_size), LOOP_KEYFRAMES)
         window = take_window(self._map, size, loop=loop)
-        if window is None:
+        if window is None or loop.frame_id not in window.frame_ids:
+            # Landmarks do not determine the keyframe.
+            mapping.remove_loop_observations(self._map, loop)
             return False
         self._adjusting.submit(self._step + LOOP_DELAY, adjustment_job(window, LOOP_ITERATIONS))
         self._next_loop = self._step + LOOP_DELAY + LOOP_PAUSE

@@ -135,6 +135,7 @@ class ClassicalPredictor:
             settled=outcome.settled,
             intrinsics_estimated=self._estimated,
             focal_sigma=odometry.focal_sigma,
+            unit_unsure=outcome.unit_unsure,
         )
 
     def forget(self, frame_ids: Iterable[int]) -> None:

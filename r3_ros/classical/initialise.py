@@ -1,47 +1,50 @@
 """Initialisation: the first poses and landmarks, from corners tracked since a reference image.
 
 Two views determine the scene only under enough translation, and a small one looks like a
-rotation. So a start is tried only once the best pure rotation leaves enough flow unexplained. All
-solutions of the essential matrix and of a homography (flat scenes) are refined, and one of them
-has to be clearly the best. Without a calibration this is done for several focal lengths, each of
-which is then adjusted too: with a wrong one a wrong motion often fits best.
+rotation. So a start is tried only once the best pure rotation leaves enough flow unexplained, and
+one motion has to be clearly the best (`two_views.py`). Without a calibration this is done for
+several focal lengths, each of which is then adjusted too: with a wrong one a wrong motion often
+fits best.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from ..core.geometry import inverse, make_T, rotation_angle
+from ..core.geometry import inverse
 from .bundle import adjust, BundleProblem, BundleResult
 from .features import find_corners, track_fast
 from .focal import FocalEstimate
-from .pinhole import depth_along_first_ray, homogeneous, parallax_cosine, Pinhole, project
+from .pinhole import homogeneous, parallax_cosine, Pinhole, project
 from .pnp import refine_pose
+from .two_views import (
+    differ,
+    direction_cosine,
+    fit_rotation,
+    least_errors,
+    LEAST_POINTS,
+    LEAST_SOLID_SHARE,
+    MOST_PX,
+    rotation_residuals,
+    RUNNER_UP,
+    solve_two_views,
+    TwoViews,
+)
 
 #: A start needs this flow that no rotation explains, as a share of the width, of this share of the
 #: corners. A camera at rest measures 0.0002; with less, the noise of the corners decides.
 PARALLAX_GATE = 0.0045
 MOVING_SHARE = 0.25
-#: Corners needed for a start, and the share of the tracked corners that has to agree.
-LEAST_POINTS = 60
+#: Share of the tracked corners that has to agree.
 LEAST_SHARE = 0.6
-#: The second-best solution has to leave this many times the squared errors of the best one, each
-#: counted up to MOST_PX: a small motion is explained as well by a wrong one.
-RUNNER_UP = 2.0
-MOST_PX = 2.0
 #: With a known focal length, a start with a parallax of this many times its errors needs no second
 #: image: a fast camera may not see the reference in one.
 CLEAR_PARALLAX = 20.0
-#: Solutions that are refined, at most.
-REFINED = 6
 #: Least parallax of a triangulated landmark.
 SOLID_PARALLAX_DEG = 0.6
-#: Share of the tracked corners that has to be triangulated.
-LEAST_SOLID_SHARE = 0.15
 #: Frames in the first adjustment.
 MOST_FRAMES = 8
 #: Focal lengths that are tried without a calibration, over the present one, and the growth of the
@@ -87,7 +90,7 @@ class Start:
     def repeats(self, before: Start) -> bool:
         """Return whether it moves the present camera of an earlier start as that did."""
         now = self.T_camera_reference[self.frame_ids.index(before.frame_ids[-1])]
-        return not _differ(before.T_camera_reference[-1], now)
+        return not differ(before.T_camera_reference[-1], now)
 
 
 class StartUp:
@@ -215,7 +218,7 @@ class StartUp:
         # Another focal length with about the same motion is no contradiction.
         most = RUNNER_UP * _at_best(starts)
         return any(
-            s.cost < most and _direction_cosine(best.moved, s.moved) < OTHER_DIRECTION_COS
+            s.cost < most and direction_cosine(best.moved, s.moved) < OTHER_DIRECTION_COS
             for s in others
         )
 
@@ -277,7 +280,7 @@ class StartUp:
         share = float((worst[index] < 2.0).mean())
         enough = max(LEAST_POINTS, LEAST_SOLID_SHARE * len(points))
         # A small parallax is one too: the others are not all at infinity.
-        _, left = _least_errors(T[-1], rays[0], rays[-1])
+        _, left = least_errors(T[-1], rays[0], rays[-1])
         costs = np.minimum(left * camera.focal, MOST_PX) ** 2
         costs[index] = (np.minimum(error, MOST_PX) ** 2).mean(axis=0)
         return Start(
@@ -324,130 +327,6 @@ def _adjust_frames(
     return adjust(problem, iterations=15), index
 
 
-def fit_rotation(rays_first: np.ndarray, rays_second: np.ndarray) -> np.ndarray:
-    """Return the rotation from the first rays to the second ones, robustly."""
-    a, b = homogeneous(rays_first), homogeneous(rays_second)
-    a /= np.linalg.norm(a, axis=1, keepdims=True)
-    b /= np.linalg.norm(b, axis=1, keepdims=True)
-    weight, R = np.ones(len(a)), np.eye(3)
-    for _ in range(8):
-        U, _, Vt = np.linalg.svd((b * weight[:, None]).T @ a)
-        R = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
-        error = np.linalg.norm(a @ R.T - b, axis=1)
-        weight = 1.0 / np.maximum(error, 0.3 * np.median(error) + 1e-6)
-    return R
-
-
-@dataclass(frozen=True, eq=False)
-class TwoViews:
-    """A motion that explains two views.
-
-    :ivar T_second_first: (4, 4), in the unit of the depths.
-    :ivar depth: (N,) in the first camera; ``good``: (N,) the points whose depth is known.
-    :ivar cost: mean squared error of all points in pixels, each up to ``MOST_PX``.
-    """
-
-    T_second_first: np.ndarray
-    depth: np.ndarray
-    good: np.ndarray
-    cost: float
-
-    def in_own_unit(self) -> TwoViews:
-        """Return it with a median depth of one."""
-        unit = float(np.median(self.depth[self.good]))
-        T = self.T_second_first.copy()
-        T[:3, 3] /= unit
-        return replace(self, T_second_first=T, depth=self.depth / unit)
-
-
-def solve_two_views(
-    first: np.ndarray, second: np.ndarray, R_second_first: np.ndarray, focal: float
-) -> list[TwoViews]:
-    """Return the distinct motions that explain two views, best first.
-
-    Those that leave more than ``RUNNER_UP`` times the cost of the best one are left out. There is
-    none if a rotation alone explains the views as well.
-
-    :param first: (N, 2) rays; ``second`` likewise.
-    :param R_second_first: (3, 3) the best rotation without translation.
-    """
-    hypotheses = _hypotheses(first, second, focal)
-    # Random samples miss a small motion straight ahead.
-    hypotheses += [make_T(R_second_first, np.array([0.0, 0.0, z])) for z in (1.0, -1.0)]
-    explained = [_explain(T, first, second, focal) for T in hypotheses]
-    explained = _distinct([e for e in explained if e.good.sum() >= LEAST_POINTS // 2])
-    refined = _distinct([_refine(e, first, second, focal) for e in explained[:REFINED]])
-    enough = max(LEAST_POINTS, LEAST_SOLID_SHARE * len(first))
-    if not refined or refined[0].good.sum() < enough:
-        return []
-    most = RUNNER_UP * refined[0].cost
-    turned = rotation_residuals(first, second, R_second_first) * focal
-    if _cost(turned) < most:
-        return []
-    return [views.in_own_unit() for views in refined if views.cost <= most]
-
-
-def _distinct(solutions: list[TwoViews]) -> list[TwoViews]:
-    """Return the solutions that differ from all better ones, best first."""
-    distinct: list[TwoViews] = []
-    for views in sorted(solutions, key=lambda s: s.cost):
-        if all(_differ(views.T_second_first, other.T_second_first) for other in distinct):
-            distinct.append(views)
-    return distinct
-
-
-def _hypotheses(first: np.ndarray, second: np.ndarray, focal: float) -> list[np.ndarray]:
-    """Return the solutions of the essential matrix and the homography, |t| = 1."""
-    found = []
-    eye = np.eye(3)
-    E, _ = cv2.findEssentialMat(first, second, eye, cv2.RANSAC, 0.999, 1.0 / focal)
-    if E is not None and E.shape == (3, 3):
-        R1, R2, t = cv2.decomposeEssentialMat(E)
-        found += [make_T(R, s * t.ravel()) for R in (R1, R2) for s in (1.0, -1.0)]
-    H, mask = cv2.findHomography(first, second, cv2.RANSAC, 2.0 / focal)
-    if H is not None and mask.sum() > 0.5 * len(first):
-        _, rotations, translations, _ = cv2.decomposeHomographyMat(H, eye)
-        for R, t in zip(rotations, translations, strict=True):
-            norm = np.linalg.norm(t)
-            if norm > 1e-3:
-                found += [make_T(R, s * t.ravel() / norm) for s in (1.0, -1.0)]
-    return [T for T in found if rotation_angle(T[:3, :3]) < np.pi / 2]
-
-
-def _explain(T: np.ndarray, first: np.ndarray, second: np.ndarray, focal: float) -> TwoViews:
-    """Return how a motion explains points; those at infinity need no depth."""
-    depth, error = _least_errors(T, first, second)
-    error *= focal
-    at_infinity = rotation_residuals(first, second, T[:3, :3]) * focal
-    good = (depth > 0) & (error < MOST_PX) & (at_infinity > 1.0)
-    return TwoViews(T, depth, good, _cost(error))
-
-
-def _least_errors(
-    T: np.ndarray, first: np.ndarray, second: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (N,) depths of points in the first view, and the distances of rays left.
-
-    The depth is 0 of points that are behind one of the cameras: the distance is that at infinity.
-    """
-    depth = depth_along_first_ray(T, first, second)
-    points = homogeneous(first) * depth[:, None]
-    rays, depth_second = project(points @ T[:3, :3].T + T[:3, 3])
-    in_front = (depth > 0) & (depth_second > 0)
-    at_infinity = rotation_residuals(first, second, T[:3, :3])
-    error = np.where(in_front, np.linalg.norm(rays - second, axis=1), at_infinity)
-    return np.where(in_front, depth, 0.0), error
-
-
-def _cost(error_px: np.ndarray) -> float:
-    return float(np.mean(np.minimum(error_px, MOST_PX) ** 2))
-
-
-def rotation_residuals(first: np.ndarray, second: np.ndarray, R: np.ndarray) -> np.ndarray:
-    """Return the (N,) distances of rays after a rotation."""
-    return np.linalg.norm(project(homogeneous(first) @ R.T)[0] - second, axis=1)
-
-
 def least_rotation_residual(first: np.ndarray, second: np.ndarray) -> float:
     """Return the residual of the best rotation, for focal lengths wrong by up to a factor of two.
 
@@ -466,31 +345,3 @@ def least_rotation_residual(first: np.ndarray, second: np.ndarray) -> float:
     low, high = grid[max(middle - 1, 0)], grid[min(middle + 1, len(grid) - 1)]
     found = minimize_scalar(residual, bounds=(low, high), method='bounded', options={'maxiter': 8})
     return min(min(values), float(found.fun))
-
-
-def _refine(views: TwoViews, first: np.ndarray, second: np.ndarray, focal: float) -> TwoViews:
-    """Adjust a motion to the points it explains, and return how it explains all of them."""
-    T, index = views.T_second_first, np.flatnonzero(views.good)
-    count = len(index)
-    problem = BundleProblem(
-        T_camera_world=np.stack([T, np.eye(4)]),
-        free_count=1,
-        points=homogeneous(first[index]) * views.depth[index, None],
-        camera=np.repeat([0, 1], count),
-        point=np.tile(np.arange(count), 2),
-        rays=np.concatenate([second[index], first[index]]),
-        focal=focal,
-    )
-    refined = adjust(problem, iterations=10).T_camera_world[0].copy()
-    refined[:3, 3] /= max(float(np.linalg.norm(refined[:3, 3])), 1e-12)
-    return _explain(refined, first, second, focal)
-
-
-def _differ(T_a: np.ndarray, T_b: np.ndarray) -> bool:
-    angle = float(rotation_angle(T_a[:3, :3].T @ T_b[:3, :3]))
-    direction = _direction_cosine(T_a[:3, 3], T_b[:3, 3])
-    return angle > np.deg2rad(1.0) or direction < np.cos(np.deg2rad(20.0))
-
-
-def _direction_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12)

@@ -183,11 +183,8 @@ def add_candidates(
     if len(corners) == 0:
         return np.zeros(0, np.int64), np.zeros((0, 2))
     corners = corners.astype(np.float64)
-    depth = guess_depth(frame, sparse_map, corners)
-    in_camera = homogeneous(sparse_map.camera.rays(corners)) * depth[:, None]
-    T = frame.T_world_camera
-    world = in_camera @ T[:3, :3].T + T[:3, 3]
-    slots = sparse_map.landmarks.add(world, frame, corners)
+    slots = sparse_map.landmarks.add(np.zeros((len(corners), 3)), frame, corners)
+    set_depth(frame, sparse_map, slots, corners, guess_depth(frame, sparse_map, corners))
     return slots, corners
 
 
@@ -221,6 +218,30 @@ def remove_loop_observations(sparse_map: SparseMap, loop: Loop) -> None:
     wrong = np.isin(frame.seen.slots, loop.seen.slots)
     landmarks.observation_count[frame.seen.slots[wrong & frame.seen.alive(landmarks)]] -= 1
     frame.seen.keep(~wrong)
+
+
+def set_depth(
+    key: HeldFrame, sparse_map: SparseMap, slots: np.ndarray, pixels: np.ndarray, depth: np.ndarray
+) -> None:
+    """Place landmarks at (N,) depths in a keyframe that saw them in (N, 2) pixels."""
+    in_camera = homogeneous(sparse_map.camera.rays(pixels)) * depth[:, None]
+    sparse_map.landmarks.position[slots] = transform(key.T_world_camera, in_camera)
+
+
+def begin_anew(
+    key: HeldFrame, sparse_map: SparseMap, slots: np.ndarray, pixels: np.ndarray, depth: np.ndarray
+) -> np.ndarray:
+    """Replace landmarks by candidates that a keyframe sees first, and return their slots.
+
+    :param pixels: (N, 2) of the landmarks in the keyframe; ``depth``: (N,) there.
+    """
+    landmarks = sparse_map.landmarks
+    landmarks.remove(slots)
+    key.seen.keep(key.seen.alive(landmarks))
+    new = landmarks.add(np.zeros((len(slots), 3)), key, pixels)
+    set_depth(key, sparse_map, new, pixels, depth)
+    add_observations(key, sparse_map, new, pixels)
+    return new
 
 
 def drop_dead_candidates(sparse_map: SparseMap, tracked: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import enum
 
 import numpy as np
@@ -14,7 +14,7 @@ from . import mapping
 from .backend import Backend
 from .features import align, track_fast
 from .focal import FocalEstimate
-from .initialise import LEAST_POINTS, Start, StartUp
+from .initialise import Start, StartUp
 from .landmarks import corner_weights, HeldFrame, LEAST_SOLID, Observations, SparseMap
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import (
@@ -29,6 +29,7 @@ from .pnp import (
 from .relocalise import LEAST_VERIFIED_SHARE, PoseCandidate, Relocaliser
 from .saved_landmarks import KnownMap
 from .sweep import Swept
+from .two_views import contradicting_motion, least_errors, LEAST_POINTS, TwoViews
 from .window import Motion
 
 #: A new keyframe when less than this share of the last one's landmarks is still tracked ...
@@ -39,13 +40,22 @@ KEYFRAME_FLOW = 0.03
 KEYFRAME_FOLLOWED = 0.5
 #: A pose needs this share of the tracked landmarks, or of all corners where landmarks are few.
 LEAST_SHARE = 0.4
+#: A tracked pose needs this share of the landmarks in view. With less than what a relocalisation
+#: needs it is unsure.
+FOUND_SHARE = 0.1
 #: The camera is expected to move on as in the last frame, with these standard deviations: a share
 #: of that motion, and a share of the map's unit. Landmarks know better; that decides where hardly
 #: any is left, and a turn and a shift of corners of unknown depth look alike.
 MOTION_SIGMA = 0.3
 STILL_SIGMA = 2e-3
-#: A keyframe with fewer inliers is adjusted before its pose is reported.
+#: A keyframe with fewer inliers is adjusted before its pose is reported; and a pose with fewer is
+#: compared with the motion that all corners tell.
 THIN_INLIERS = 200
+#: The unit of length is unsure after a pose that fewer landmarks hold, until older ones are seen.
+UNIT_INLIERS = 12
+#: Landmarks that tell the unit of a motion; without them the expected motion does, within
+#: MOTION_SIGMA.
+UNIT_LANDMARKS = 60
 #: While starting, a new reference image is taken when less of the old one is still tracked.
 RENEW_SHARE = 0.5
 #: Keyframes matched by descriptor when tracking fails, the share of their landmarks that has to
@@ -85,6 +95,8 @@ class Outcome:
     :ivar settled: earlier frames whose poses are known by the start that this frame made.
     :ivar swept: dense depth of held keyframes that is now ready.
     :ivar unconfirmed: the camera was relocalised just now, or hardly any landmark holds the pose.
+    :ivar unit_unsure: hardly any landmark was seen throughout, so the unit of length may have
+        changed.
     :ivar elsewhere: the frame in the world of another segment, for comparison.
     """
 
@@ -93,6 +105,7 @@ class Outcome:
     settled: tuple[int, ...] = ()
     swept: list[Swept] = field(default_factory=list)
     unconfirmed: bool = False
+    unit_unsure: bool = False
     elsewhere: Elsewhere | None = None
 
 
@@ -110,12 +123,19 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A pose of the present image, and the corners that fit it."""
+    """A pose of the present image, and the corners that fit it.
+
+    :ivar inliers: landmarks among them.
+    :ivar anew: it contradicts the landmarks, some of which were replaced.
+    :ivar unsure: hardly any landmark holds it, so that the unit of length may change.
+    """
 
     T_world_camera: np.ndarray
     slots: np.ndarray
     pixels: np.ndarray
     inliers: int
+    anew: bool = False
+    unsure: bool = False
 
     @classmethod
     def of(cls, found: PoseCandidate) -> _Fitted:
@@ -155,6 +175,8 @@ class Odometry:
         self._searches = 0
         #: Frames until a relocalisation is confirmed.
         self._unconfirmed = 0
+        #: The landmarks from before the unit of length became unsure; None while it is sure.
+        self._surer: Observations | None = None
         self._slots = np.zeros(0, np.int64)
         self._pixels = np.zeros((0, 2))
         self._gray = np.empty((0, 0), np.uint8)
@@ -224,6 +246,7 @@ class Odometry:
     def _restart(self) -> None:
         """Begin a segment with a world of its own."""
         self.mode = Mode.STARTING
+        self._surer = None
         self.map.segment = self._newest_segment = self._newest_segment + 1
         if self._focal is not None:
             self._focal.new_segment()
@@ -372,6 +395,7 @@ class Odometry:
         self._velocity = inverse(self._T) @ fitted.T_world_camera
         self._T = fitted.T_world_camera
         self._slots, self._pixels, self._gray = slots, pixels, gray
+        unsure = self._is_unit_unsure(fitted)
         frame = self.map.hold(frame_id, gray, self._T)
         # The map does not grow from a pose that may be wrong.
         keyframe = not self._unconfirmed and self._wants_keyframe(slots, pixels)
@@ -382,7 +406,20 @@ class Odometry:
         else:
             frame.seen = Observations.of(self.landmarks, slots, pixels)
         doubted = self._unconfirmed > 0 or fitted.inliers < LEAST_INLIERS
-        return Outcome(True, keyframe, unconfirmed=doubted)
+        return Outcome(True, keyframe, unconfirmed=doubted, unit_unsure=unsure)
+
+    def _is_unit_unsure(self, fitted: _Fitted) -> bool:
+        """Return whether too few landmarks were seen throughout to compare lengths."""
+        if self._surer is None:
+            if fitted.inliers < UNIT_INLIERS or fitted.unsure:
+                slots = np.flatnonzero(self.landmarks.solid)
+                pixels = self.landmarks.first_pixel[slots]
+                self._surer = Observations.of(self.landmarks, slots, pixels)
+        else:
+            alive = self._surer.slots[self._surer.alive(self.landmarks)]
+            if np.isin(fitted.slots, alive).sum() >= LEAST_INLIERS:
+                self._surer = None
+        return self._surer is not None
 
     def _expected_centre(self, T_guess: np.ndarray) -> ExpectedCentre:
         """Return where the last motion would lead to."""
@@ -395,19 +432,24 @@ class Odometry:
         pixels, ok = track_fast(self._gray, gray, self._pixels, self._expected(T_guess))
         slots, pixels = self._slots[ok], pixels[ok].astype(np.float64)
         fitted = self._fit(slots, self._without_drift(gray, slots, pixels), expected)
-        return fitted if fitted is not None and self._finds_enough(fitted) else None
+        if fitted is None or fitted.anew:
+            return fitted
+        share = self._found_share(fitted)
+        if share < FOUND_SHARE:
+            return None
+        return replace(fitted, unsure=share < LEAST_VERIFIED_SHARE)
 
-    def _finds_enough(self, fitted: _Fitted) -> bool:
-        """Return whether enough of the landmarks were found that the pose has in view.
+    def _found_share(self, fitted: _Fitted) -> float:
+        """Return the share that was found of the landmarks that the pose has in view.
 
-        On a repeated pattern a few agree on a pose that is off by a repeat.
+        On a repeated pattern a few agree on a pose that is off by a repeat; blur hides many.
         """
         landmarks = self._slots[self.landmarks.solid[self._slots]]
         expected, depth = self.camera.pixels_of_points(
             self.landmarks.position[landmarks], inverse(fitted.T_world_camera)
         )
         visible = int(((depth > 0) & self.camera.inside(expected, 8.0)).sum())
-        return visible < LEAST_SOLID or fitted.inliers >= LEAST_VERIFIED_SHARE * visible
+        return 1.0 if visible < LEAST_SOLID else fitted.inliers / visible
 
     def _without_drift(
         self, gray: np.ndarray, slots: np.ndarray, pixels: np.ndarray
@@ -476,12 +518,78 @@ class Odometry:
         weights = corner_weights(solid)[use]
         T = refine_pose(found[0], points[use], rays[use], focal, steps[use], weights, expected)
         agree = reprojection_px(T, points, rays, focal, steps) < INLIER_PX
+        if (agree & solid).sum() < THIN_INLIERS and expected is not None:
+            anew = self._begun_anew(T, slots, pixels, expected)
+            if anew is not None:
+                return anew
         share = float(agree[basis].mean())
         if share < LEAST_SHARE or not makes_pose(
             pixels[agree], self.camera.width, self.camera.height
         ):
             return None
         return _Fitted(inverse(T), slots[agree], pixels[agree], int((agree & solid).sum()))
+
+    def _begun_anew(
+        self,
+        T_camera_world: np.ndarray,
+        slots: np.ndarray,
+        pixels: np.ndarray,
+        expected: ExpectedCentre,
+    ) -> _Fitted | None:
+        """Return the pose that all corners tell, if it contradicts that of the landmarks.
+
+        Corners that do not fit it begin anew in the last keyframe, as candidates.
+        """
+        key = self.frames.get(self._key_id)
+        if key is None:
+            return None
+        rows, then = self._seen_in(key, slots)
+        own, now = slots[rows], pixels[rows]
+        first, second = self.camera.rays(then), self.camera.rays(now)
+        T_key_world, focal = inverse(key.T_world_camera), self.camera.focal
+        towards = transform(T_key_world, expected.centre[None])[0]
+        T_now_key = T_camera_world @ key.T_world_camera
+        views = contradicting_motion(T_now_key, first, second, focal, towards)
+        if views is None:
+            return None
+        moved = inverse(views.T_second_first)[:3, 3]
+        unit = float(np.linalg.norm(towards) / np.linalg.norm(moved))
+        of_landmarks = self._unit_of_landmarks(views, own, T_key_world)
+        if of_landmarks is not None:
+            if abs(np.log(of_landmarks / unit)) > 2.0 * MOTION_SIGMA:
+                return None
+            unit = of_landmarks
+        T_now_key = views.T_second_first.copy()
+        T_now_key[:3, 3] *= unit
+        T = T_now_key @ T_key_world
+        steps = self.map.depth_steps(own)
+        error_px = reprojection_px(T, self.landmarks.position[own], second, focal, steps)
+        fits = error_px < INLIER_PX
+        known = least_errors(T_now_key, first, second)[1] * focal < INLIER_PX
+        newest = ~self.landmarks.solid[own] & (self.landmarks.first_frame[own] == key.frame_id)
+        use = fits | known
+        if not makes_pose(now[use], self.camera.width, self.camera.height):
+            return None
+        depth = np.where(views.good, views.depth, np.median(views.depth[views.good])) * unit
+        anew, deep = known & ~fits & ~newest, known & newest & views.good
+        mapping.set_depth(key, self.map, own[deep], then[deep], depth[deep])
+        own[anew] = mapping.begin_anew(key, self.map, own[anew], then[anew], depth[anew])
+        own, now = own[use], now[use]
+        inliers = int(self.landmarks.solid[own].sum())
+        return _Fitted(inverse(T), own, now, inliers, True, of_landmarks is None)
+
+    def _unit_of_landmarks(
+        self, views: TwoViews, slots: np.ndarray, T_camera_world: np.ndarray
+    ) -> float | None:
+        """Return the unit of a motion in that of the landmarks; None if they are few.
+
+        :param slots: of the corners of the motion, whose first camera is ``T_camera_world``.
+        """
+        depth = transform(T_camera_world, self.landmarks.position[slots])[:, 2]
+        known = self.landmarks.solid[slots] & views.good & (depth > 0)
+        if known.sum() < UNIT_LANDMARKS:
+            return None
+        return float(np.median(depth[known] / views.depth[known]))
 
     def _wants_keyframe(self, slots: np.ndarray, pixels: np.ndarray) -> bool:
         solid = int(self.landmarks.solid[slots].sum())

@@ -162,6 +162,7 @@ class FramePrediction:
         are calibrated; NaN if the predictor does not estimate it.
     :ivar focal_sigma: relative standard deviation of an estimated focal length; 0 if it was given,
         or the predictor does not know.
+    :ivar unit_unsure: the unit of length may differ from that of the frames before.
     :ivar pose_token: (d,) float32 unit vector, the network's token for the camera pose of the
         frame; None if the predictor has none.
     """
@@ -176,6 +177,7 @@ class FramePrediction:
     intrinsics_estimated: bool = False
     seen_fov_x: float = math.nan
     focal_sigma: float = 0.0
+    unit_unsure: bool = False
     pose_token: np.ndarray | None = None
 
 

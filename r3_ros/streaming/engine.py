@@ -301,9 +301,7 @@ class Engine:
         state, doubt = reported_state(session, verdict), ''
         if pose is not None and state is TrackingState.TRACKING:
             drift = pose.held.drift * self.predictor.error_model.summed
-            doubt = reason_to_doubt(
-                drift, session.path, prediction.focal_sigma, self.config.tracking
-            )
+            doubt = reason_to_doubt(drift, session.path, prediction, self.config.tracking)
         return Estimate(
             frame_id=frame.frame_id,
             stamp_ns=frame.stamp_ns,

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from ..core.config import TrackingConfig
-from ..core.datatypes import Edge, TrackingState
+from ..core.datatypes import Edge, FramePrediction, TrackingState
 from ..core.geometry import inverse, rigid_part, rotation_angle, scale_of
 
 _BEST_EDGES = 3
@@ -217,13 +217,13 @@ class Gate:
 
 
 def reason_to_doubt(
-    drift: np.ndarray, path: float, focal_sigma: float, config: TrackingConfig
+    drift: np.ndarray, path: float, prediction: FramePrediction, config: TrackingConfig
 ) -> str:
     """Return why a pose is not claimed with confidence; empty if nothing speaks against it.
 
     :param drift: (2,) expected error of its position, in map units, and rotation, radians.
     :param path: length of the way to it, in map units.
-    :param focal_sigma: relative standard deviation of the focal length.
+    :param prediction: that the pose follows from.
     """
     share = float(drift[0]) / max(path, _LEAST_PATH)
     angle = math.degrees(drift[1])
@@ -233,10 +233,15 @@ def reason_to_doubt(
     if 0 < config.drift_angle < angle:
         found.append(f'the rotation by {angle:.0f} degrees')
     reasons = [f'may have drifted: {" and ".join(found)}'] if found else []
-    if 0 < config.focal_sigma < focal_sigma:
+    if prediction.unit_unsure:
         reasons.append(
-            f'the estimated focal length is known to {focal_sigma:.0%}: move sideways and turn, '
-            'or give a calibration'
+            'hardly any landmark was seen throughout, so the unit of length may have changed: '
+            'return to where the camera was before'
+        )
+    if 0 < config.focal_sigma < prediction.focal_sigma:
+        reasons.append(
+            f'the estimated focal length is known to {prediction.focal_sigma:.0%}: move sideways '
+            'and turn, or give a calibration'
         )
     return '; '.join(reasons)
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from r3_ros.classical.bundle import adjust, BundleProblem
-from r3_ros.classical.initialise import fit_rotation, solve_two_views, StartUp
+from r3_ros.classical.initialise import StartUp
 from r3_ros.classical.landmarks import Observations, SparseMap
 from r3_ros.classical.pinhole import depth_along_first_ray, parallax_cosine, Pinhole, project
 from r3_ros.classical.pnp import exp_se3, ExpectedCentre, ransac_pose, refine_pose, reprojection_px
+from r3_ros.classical.two_views import contradicting_motion, fit_rotation, solve_two_views
 from r3_ros.core.geometry import inverse, rotation_angle
 
 FOCAL = 500.0
@@ -159,6 +160,23 @@ def test_the_expected_motion_decides_what_landmarks_leave_open_and_no_more():
     # Landmarks outweigh even an expectation that is three standard deviations off.
     alone, decided = np.median([errors(0.0, 0.01, 6 * off_by) for _ in range(9)], axis=0)
     assert decided[0] < alone[0] + 0.15 * np.linalg.norm(6 * off_by)
+
+
+def test_corners_of_unknown_depth_contradict_a_turn_that_is_taken_for_a_shift():
+    rng = np.random.default_rng(14)
+    points, T = cloud(rng, 300), motion(-0.25, 0.02, 0.03, 0.0, 0.06, 0.0)
+    first = rays_of(np.eye(4), points) + rng.normal(0, 0.3 / FOCAL, (300, 2))
+    second = rays_of(T, points) + rng.normal(0, 0.3 / FOCAL, (300, 2))
+    expected = inverse(T)[:3, 3] * 1.4
+    # Turned three degrees less, and moved so that points in the middle stay where they are.
+    wrong = motion(-0.25 + 5.0 * np.deg2rad(3.0), 0.02, 0.03, 0.0, 0.06 - np.deg2rad(3.0), 0.0)
+    views = contradicting_motion(wrong, first, second, FOCAL, expected)
+    assert rotation_angle(views.T_second_first[:3, :3].T @ T[:3, :3]) < np.deg2rad(0.5)
+    # Nothing speaks against the right motion, and nothing is known without an expected one ...
+    assert contradicting_motion(T, first, second, FOCAL, expected) is None
+    assert contradicting_motion(wrong, first, second, FOCAL, np.zeros(3)) is None
+    # ... or where the corners tell a motion that nobody expects.
+    assert contradicting_motion(wrong, first, second, FOCAL, -expected) is None
 
 
 def test_two_view_start_rejects_a_pure_rotation():

@@ -81,6 +81,21 @@ def test_a_pose_that_no_landmark_holds_is_not_claimed():
     assert errors(estimates, truth, 1.0)[1].max() < 2.0
 
 
+def test_after_a_turn_that_no_landmark_survives_the_unit_is_unsure_until_old_ones_are_seen():
+    truth = wander(40)
+    truth += [turned(truth[-1], yaw) for yaw in np.linspace(1.5, 66.0, 44)]
+    away, back = truth[-1], truth[39:84][::-1]
+    truth += [away @ make_T(np.eye(3), np.array([0.04 * i, 0.0, 0.0])) for i in range(1, 31)]
+    truth += [away @ make_T(np.eye(3), np.array([0.04 * i, 0.0, 0.0])) for i in range(29, 0, -1)]
+    truth += back
+    wide = Panel((6.0, 0.0, 6.0), 40.0, 10.0, 0.0, noise_texture(9, 40.0, 10.0))
+    estimates, _ = run(drawn(truth, [wide, *room()[1:]]))
+    walking = estimates[100:114]
+    assert {e.state for e in walking} == {TrackingState.LOW_CONFIDENCE}
+    assert 'unit of length' in walking[-1].reason
+    assert {e.state for e in estimates[-3:]} == {TrackingState.TRACKING}
+
+
 def test_a_sudden_change_of_exposure_is_followed():
     truth = wander(45)
     images = drawn(truth)

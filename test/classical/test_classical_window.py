@@ -4,7 +4,7 @@ import numpy as np
 from r3_ros.classical.backend import Backend
 from r3_ros.classical.landmarks import Observations, SparseMap
 from r3_ros.classical.pinhole import Pinhole
-from r3_ros.classical.window import adjustment_job, merge, take_window
+from r3_ros.classical.window import adjustment_job, Loop, merge, take_window
 from r3_ros.core.geometry import inverse, make_T
 
 CAMERA = Pinhole(500.0, 500.0, 319.5, 239.5, 640, 480)
@@ -113,6 +113,24 @@ def test_rounding_in_a_rotation_does_not_grow_with_each_adjustment():
         merge(window, adjustment_job(window, 2)()[1], sparse_map)
     R = np.array([frame.T_world_camera[:3, :3] for frame in sparse_map.frames.values()])
     assert np.abs(R @ np.swapaxes(R, 1, 2) - np.eye(3)).max() < 3e-8
+
+
+def test_a_loop_to_a_keyframe_that_landmarks_do_not_determine_is_dropped():
+    sparse_map = map_of_a_turning_camera()
+    frame, landmarks = sparse_map.frames[4], sparse_map.landmarks
+    old = sparse_map.frames[0].seen
+    unseen = ~np.isin(old.slots, frame.seen.slots)
+    unseen &= unseen.cumsum() <= 5
+    seen = Observations.of(landmarks, old.slots[unseen], old.pixels[unseen])
+    before, counts = frame.seen.slots.copy(), landmarks.observation_count.copy()
+    backend = Backend(sparse_map, 7, None, planes=0, fill=False)
+    try:
+        backend.offer_loop(Loop(4, 0, seen))
+        backend.drain()
+    finally:
+        backend.close()
+    assert np.isin(frame.seen.slots, before).all()
+    assert (landmarks.observation_count <= counts).all()
 
 
 def test_at_the_end_all_keyframes_are_adjusted():
