@@ -8,7 +8,8 @@ Synthetic sequences of 300 frames, drawn by the seed from the grid of ``robustne
 every recorded sequence (a folder with rgb/, timestamps.txt, camera.yaml and groundtruth.txt) in
 the folders of --data; with --workers or --address several at a time, through Ray. OUT gets
 ``robustness.json`` (figures of every sequence, of every group and of all), ``robustness.md`` (the
-tables that are printed) and ``robustness.png``.
+tables that are printed) and ``robustness.png``. --beyond draws sequences that can hardly be tracked
+instead: none of their poses should be false.
 
 - *posed*: share of all frames whose pose follows from the images; *claimed*: that is reported as
   tracked with confidence.
@@ -59,7 +60,7 @@ from r3_ros.input.source import RawFrame, Source  # noqa: E402
 from r3_ros.offline.run_files import machine, plain, versions  # noqa: E402
 from r3_ros.offline.stream_run import run_source, RunResult  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
-from robustness_grid import Cell, draw_cells, FRAMES, GridSequence, TROUBLES  # noqa: E402
+from robustness_grid import BEYOND, Cell, draw_cells, FRAMES, GridSequence, TROUBLES  # noqa: E402
 
 #: A pose is false beyond this share of the path, or this angle.
 FALSE_SHARE, FALSE_DEG = 0.05, 10.0
@@ -297,6 +298,7 @@ def main() -> int:
     parser.add_argument('--sequences', type=int, default=48, help='synthetic ones')
     parser.add_argument('--frames', type=int, default=FRAMES, help='of a synthetic one')
     parser.add_argument('--only', nargs='*', default=[], metavar='TROUBLE')
+    parser.add_argument('--beyond', action='store_true', help='what can hardly be tracked instead')
     parser.add_argument('--data', nargs='*', type=Path, default=[], metavar='FOLDER')
     parser.add_argument('--model', default='classical')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE')
@@ -309,7 +311,9 @@ def main() -> int:
         settings[name] = json.loads(value)
     tasks = [
         Task(cell, seed, None, args.frames)
-        for cell, seed in draw_cells(args.seed, args.sequences)
+        for cell, seed in draw_cells(
+            args.seed, args.sequences, BEYOND if args.beyond else TROUBLES
+        )
         if not args.only or cell.trouble in args.only
     ] + [Task(None, 0, folder, 0) for folder in recorded(args.data)]
     args.output.mkdir(parents=True, exist_ok=True)
@@ -338,7 +342,7 @@ def recorded(folders: Sequence[Path]) -> list[Path]:
 
 def order() -> tuple[str, ...]:
     """Return the groups in the order of the tables."""
-    return (*TROUBLES, 'recorded')
+    return (*TROUBLES, *BEYOND, 'recorded')
 
 
 def line(row: dict[str, Any]) -> str:

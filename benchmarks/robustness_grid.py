@@ -88,6 +88,13 @@ TROUBLES = {
     'wide lens': Trouble(fov_deg=(95.0, 110.0)),
     'narrow lens': Trouble(fov_deg=(32.0, 42.0)),
 }
+#: Beyond what can be tracked: what counts is that no pose is false. Not part of the grid.
+BEYOND = {
+    'dark turns': Trouble(
+        kinds=('room', 'corridor', 'hall'), rate_hz=(8.0, 12.0), turns_deg_s=130.0, plain=0.85,
+        sensor=SensorOptions(noise=4.0, motion_blur=0.4), stops=-1.0,
+    ),
+}  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -101,15 +108,17 @@ class Cell(NamedTuple):
         return f'{self.trouble}, {self.kind}, {self.style}'
 
 
-def draw_cells(seed: int, count: int) -> list[tuple[Cell, int]]:
+def draw_cells(
+    seed: int, count: int, troubles: dict[str, Trouble] = TROUBLES
+) -> list[tuple[Cell, int]]:
     """Draw cells, every trouble equally often but for one, each with the seed of a sequence."""
     rng = np.random.default_rng((seed, 90))
     out: list[tuple[Cell, int]] = []
     while len(out) < count:
-        for number in rng.permutation(len(TROUBLES)):
-            name = list(TROUBLES)[number]
-            kind = str(rng.choice(TROUBLES[name].kinds))
-            styles = [s for s in TROUBLES[name].styles if s != 'driving' or kind == 'street']
+        for number in rng.permutation(len(troubles)):
+            name = list(troubles)[number]
+            kind = str(rng.choice(troubles[name].kinds))
+            styles = [s for s in troubles[name].styles if s != 'driving' or kind == 'street']
             out.append((Cell(name, kind, str(rng.choice(styles))), int(rng.integers(2**31))))
     return out[:count]
 
@@ -123,7 +132,7 @@ class GridSequence:
 
     def __init__(self, cell: Cell, seed: int, frames: int = FRAMES) -> None:
         self.cell = cell
-        self.trouble = trouble = TROUBLES[cell.trouble]
+        self.trouble = trouble = (TROUBLES | BEYOND)[cell.trouble]
         rng = np.random.default_rng((seed, 91))
         self.rate_hz = float(rng.uniform(*trouble.rate_hz))
         self.intrinsics = _camera(rng, trouble)
