@@ -8,8 +8,8 @@ Synthetic sequences of 300 frames, drawn by the seed from the grid of ``robustne
 every recorded sequence (a folder with rgb/, timestamps.txt, camera.yaml and groundtruth.txt) in
 the folders of --data; with --workers or --address several at a time, through Ray. OUT gets
 ``robustness.json`` (figures of every sequence, of every group and of all), ``robustness.md`` (the
-tables that are printed) and ``robustness.png``. --beyond draws sequences that can hardly be tracked
-instead: none of their poses should be false.
+tables that are printed) and ``robustness.png``. --beyond draws sequences that can hardly be
+tracked instead: none of their poses should be false.
 
 - *posed*: share of all frames whose pose follows from the images; *claimed*: that is reported as
   tracked with confidence.
@@ -309,11 +309,10 @@ def main() -> int:
     for text in args.set:
         name, _, value = text.partition('=')
         settings[name] = json.loads(value)
+    troubles = BEYOND if args.beyond else TROUBLES
     tasks = [
         Task(cell, seed, None, args.frames)
-        for cell, seed in draw_cells(
-            args.seed, args.sequences, BEYOND if args.beyond else TROUBLES
-        )
+        for cell, seed in draw_cells(args.seed, args.sequences, troubles)
         if not args.only or cell.trouble in args.only
     ] + [Task(None, 0, folder, 0) for folder in recorded(args.data)]
     args.output.mkdir(parents=True, exist_ok=True)
