@@ -233,10 +233,13 @@ def begin_anew(
 ) -> np.ndarray:
     """Replace landmarks by candidates that a keyframe sees first, and return their slots.
 
+    Landmarks of a saved map stay, but are not tracked on.
+
     :param pixels: (N, 2) of the landmarks in the keyframe; ``depth``: (N,) there.
     """
     landmarks = sparse_map.landmarks
-    landmarks.remove(slots)
+    firsts = [sparse_map.frames.get(int(i)) for i in landmarks.first_frame[slots]]
+    landmarks.remove(slots[[first is None or not first.saved for first in firsts]])
     key.seen.keep(key.seen.alive(landmarks))
     new = landmarks.add(np.zeros((len(slots), 3)), key, pixels)
     set_depth(key, sparse_map, new, pixels, depth)

@@ -96,6 +96,26 @@ def test_after_a_turn_that_no_landmark_survives_the_unit_is_unsure_until_old_one
     assert {e.state for e in estimates[-3:]} == {TrackingState.TRACKING}
 
 
+def test_corners_begin_anew_without_the_landmarks_that_were_not_saved():
+    sparse_map = SparseMap(Pinhole(300.0, 300.0, 160.0, 120.0, 320, 240))
+    landmarks = sparse_map.landmarks
+    saved, own, key = (
+        sparse_map.hold(i, np.zeros((240, 320), np.uint8), np.eye(4)) for i in (0, 1, 2)
+    )
+    saved.saved = True
+    pixels = np.array([[100.0, 80.0], [200.0, 150.0]])
+    old = np.concatenate([landmarks.add(np.ones((1, 3)), f, pixels[:1]) for f in (saved, own)])
+    landmarks.solid[old] = True
+    mapping.add_observations(key, sparse_map, old, pixels)
+    kept = Observations.of(landmarks, old, pixels)
+    new = mapping.begin_anew(key, sparse_map, old, pixels, np.array([2.0, 4.0]))
+    assert kept.alive(landmarks).tolist() == [True, False]
+    assert not landmarks.solid[new].any() and (landmarks.first_frame[new] == 2).all()
+    assert np.allclose(landmarks.position[new][:, 2], [2.0, 4.0])
+    seen = key.seen.slots[key.seen.alive(landmarks)]
+    assert sorted(seen.tolist()) == sorted([old[0], *new])
+
+
 def test_a_sudden_change_of_exposure_is_followed():
     truth = wander(45)
     images = drawn(truth)
