@@ -24,7 +24,7 @@ from ..core.datatypes import (
 from ..core.error_model import ErrorModel
 from ..core.errors import FrameError
 from ..core.geometry import inverse
-from ..core.resize_geometry import image_size
+from ..core.resize_geometry import as_rgb, image_size
 from . import describe
 from .confidence import Evidence, NoiseLevel, REFERENCE, rotation_confidence
 from .features import working_image
@@ -111,9 +111,9 @@ class ClassicalPredictor:
         if outcome.keyframe:
             self._descriptors[frame.frame_id] = descriptor
         if outcome.keyframe and self._with_depth:
-            self._colors[frame.frame_id] = cv2.resize(
-                frame.image, sweep_size(odometry.camera), interpolation=cv2.INTER_AREA
-            )
+            size = sweep_size(odometry.camera)
+            small = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
+            self._colors[frame.frame_id] = as_rgb(small)
             while len(self._colors) > MOST_COLORS:
                 del self._colors[min(self._colors)]
         edges: tuple[Edge, ...] = ()

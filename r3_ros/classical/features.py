@@ -50,9 +50,10 @@ _follow = partial(
 def working_image(image: np.ndarray) -> np.ndarray:
     """Return the (h, w) uint8 grey image that the predictor works on.
 
-    :param image: (H, W, 3) uint8 RGB.
+    :param image: (H, W, 3) uint8 RGB, or (H, W) grey.
     """
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    # Copied: frames are tracked from it later, and the source may write to the image again.
+    gray = image.copy() if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height, width = gray.shape
     scale = LONGEST_SIDE / max(height, width)
     if scale < 1.0:

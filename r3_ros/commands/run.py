@@ -158,7 +158,8 @@ def _run(
             if truth is not None:
                 evaluation = evaluate_run(folder, *truth)
         except SourceError as error:
-            no_evaluation = error
+            # The folder has another name while it is written.
+            no_evaluation = SourceError(str(error).replace(str(folder), str(output)))
         write_report(folder)
     if no_evaluation is not None and not args.groundtruth:
         print(f'warning: not compared with the truth: {no_evaluation}', file=sys.stderr)

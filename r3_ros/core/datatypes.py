@@ -90,7 +90,7 @@ class Intrinsics:
 class Frame:
     """One undistorted image of the stream.
 
-    :ivar image: (H, W, 3) uint8 RGB. Never modified.
+    :ivar image: (H, W, 3) uint8 RGB, or (H, W) of a grey camera. Never modified.
     :ivar intrinsics: of ``image``; None if the camera is not calibrated.
     :ivar frame_id: number given by the engine; -1 before.
     """

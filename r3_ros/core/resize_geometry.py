@@ -1,6 +1,6 @@
 """Cropping and resizing images for a network, with their intrinsics.
 
-Each step transforms pixels one way and intrinsics both ways. Images are (H, W, 3) uint8 RGB.
+Each step transforms pixels one way and intrinsics both ways.
 """
 
 from __future__ import annotations
@@ -25,19 +25,24 @@ _OPENCV_FILTERS = {'opencv area': cv2.INTER_AREA, 'opencv cubic': cv2.INTER_CUBI
 def image_size(image: np.ndarray) -> tuple[int, int]:
     """Return width and height of an image.
 
-    :raises FrameError: not (H, W, 3) uint8.
+    :raises FrameError: neither (H, W, 3) nor (H, W) of uint8.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = getattr(image, 'dtype', type(image).__name__)
         raise FrameError(
             f'an image must be an array of uint8, 0 to 255, got {kind}: convert it first'
         )
-    if image.ndim != 3 or image.shape[2] != 3:
+    if image.ndim != 2 and image.shape[2:] != (3,):
         raise FrameError(
-            f'an image must be (height, width, 3), red green blue, got {image.shape}: convert '
-            'grey or four-channel images to RGB first'
+            'an image must be (height, width, 3), red green blue, or (height, width), grey, got '
+            f'{image.shape}: convert it to RGB first'
         )
     return image.shape[1], image.shape[0]
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an (H, W) or (H, W, 3) image with three channels; the same object if it has these."""
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ class Geometry:
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Return the pixels for the network.
 
-        :param image: (H, W, 3) uint8 RGB of the source's size; not modified.
+        :param image: (H, W, 3) uint8 RGB, or (H, W) grey, of the source's size; not modified.
         :return: (h, w, 3) uint8, contiguous; ``image`` itself if there are no steps.
         :raises FrameError: another type or size of image.
         """
@@ -161,7 +166,7 @@ class Geometry:
             )
         for step in self.steps:
             image = step.apply(image)
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(as_rgb(image))
 
     @staticmethod
     def _check_size(intrinsics: Intrinsics, size: tuple[int, int], what: str) -> None:

@@ -109,7 +109,6 @@ class _MessageWriter:
         self._writer = writer
         self._typestore = get_typestore(Stores.ROS2_JAZZY)
         self._connections: dict[str, Connection] = {}
-        self._is_grey: bool | None = None
 
     def _new(self, kind: str, **fields: Any) -> Any:
         return self._typestore.types[kind](**fields)
@@ -138,22 +137,22 @@ class _MessageWriter:
         if compressed:
             data = frame.encoded
             if data is None:
-                bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+                pixels = frame.image
+                if pixels.ndim == 3:
+                    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
                 options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-                data = cv2.imencode('.jpg', bgr, options)[1].tobytes()
+                data = cv2.imencode('.jpg', pixels, options)[1].tobytes()
             form = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
             content = {'format': form, 'data': np.frombuffer(data, dtype=np.uint8)}
             self._write(topic, stamp_ns, self._new(COMPRESSED_IMAGE, header=header, **content))
             return
-        if self._is_grey is None:
-            self._is_grey = not np.ptp(frame.image, axis=2).any()
-        pixels = np.ascontiguousarray(frame.image[..., 0]) if self._is_grey else frame.image
+        pixels = frame.image
         message = self._new(
             IMAGE,
             header=header,
             height=pixels.shape[0],
             width=pixels.shape[1],
-            encoding='mono8' if self._is_grey else 'rgb8',
+            encoding='mono8' if pixels.ndim == 2 else 'rgb8',
             is_bigendian=0,
             step=pixels.nbytes // pixels.shape[0],
             data=pixels.reshape(-1),

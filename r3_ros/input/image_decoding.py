@@ -1,4 +1,6 @@
-"""Decodes the images of messages and files, without ROS, to contiguous (H, W, 3) RGB.
+"""Decodes the images of messages and files, without ROS, to contiguous arrays.
+
+These are (H, W, 3), in the order RGB, or (H, W) where the encoding has no colour.
 
 Images of 16 bits stay so, as sensors use a part of the range: see :mod:`.brightness_range`.
 Incomplete images are errors: OpenCV would fill a truncated JPEG with grey, and features on the
@@ -15,15 +17,16 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import FrameError
+from ..core.resize_geometry import as_rgb
 
-#: Encoding -> (values per pixel, OpenCV conversion to RGB or None). OpenCV names a Bayer pattern
-#: from the second pixel of the second row on, ROS from the first pixel.
+#: Encoding -> (values per pixel, OpenCV conversion to RGB, None if none is needed). OpenCV names
+#: a Bayer pattern from the second pixel of the second row on, ROS from the first pixel.
 _ANY_DEPTH: dict[str, tuple[int, int | None]] = {
     'rgb': (3, None),
     'bgr': (3, cv2.COLOR_BGR2RGB),
     'rgba': (4, cv2.COLOR_RGBA2RGB),
     'bgra': (4, cv2.COLOR_BGRA2RGB),
-    'mono': (1, cv2.COLOR_GRAY2RGB),
+    'mono': (1, None),
     'bayer_rggb': (1, cv2.COLOR_BayerBG2RGB),
     'bayer_bggr': (1, cv2.COLOR_BayerRG2RGB),
     'bayer_gbrg': (1, cv2.COLOR_BayerGR2RGB),
@@ -63,10 +66,10 @@ _JPEG_MAGIC, _PNG_MAGIC = b'\xff\xd8\xff', b'\x89PNG'
 
 
 def decode_message(message: Any, hint: str = '') -> np.ndarray:
-    """Return the RGB image of an ``Image`` or ``CompressedImage``, from rclpy or a bag.
+    """Return the image of an ``Image`` or ``CompressedImage``, from rclpy or a bag.
 
     :param hint: see :func:`decode_raw`.
-    :returns: (H, W, 3) uint8 or uint16.
+    :returns: (H, W, 3) RGB or (H, W) grey, uint8 or uint16.
     :raises FrameError: see the decoders below; or depth in a compressed message.
     """
     if not hasattr(message, 'format'):
@@ -96,11 +99,11 @@ def decode_raw(
     is_bigendian: bool = False,
     hint: str = '',
 ) -> np.ndarray:
-    """Return the RGB image of a ``sensor_msgs/Image``.
+    """Return the image of a ``sensor_msgs/Image``.
 
     :param step: bytes per row, padding included.
     :param hint: meaning of an untyped encoding (8UC1, 16UC3, ...).
-    :returns: (H, W, 3) uint8 or uint16.
+    :returns: (H, W, 3) RGB or (H, W) grey, uint8 or uint16.
     :raises FrameError: unknown encoding, or sizes that contradict each other.
     """
     if width <= 0 or height <= 0:
@@ -177,7 +180,7 @@ def _converted(pixels: np.ndarray, conversion: int, encoding: str) -> np.ndarray
 def decode_compressed(
     data: bytes | bytearray | memoryview | np.ndarray, form: str = ''
 ) -> np.ndarray:
-    """Return the RGB image of a file of one of :data:`FILE_KINDS`.
+    """Return the image of a file of one of :data:`FILE_KINDS`.
 
     The pixels are as stored, as calibrations refer to these: the orientation of EXIF is ignored.
     Only that of TIFF is applied, by OpenCV and Pillow alike.
@@ -185,7 +188,7 @@ def decode_compressed(
     :param form: ``format`` of a ``CompressedImage``: "ENCODING; CODEC compressed ORDER". The rule
         is that of compressed_image_transport: without "compressed bgr" the file holds red where
         files hold blue, and a Bayer mosaic is a grey image.
-    :returns: (H, W, 3) uint8 or uint16.
+    :returns: (H, W, 3) RGB or (H, W) grey, uint8 or uint16.
     :raises FrameError: empty, cut off, no image, or of more than :data:`MOST_PIXELS`.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
@@ -217,11 +220,11 @@ def decode_compressed(
 
 
 def decode_eight_bit(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
-    """Return the image of a file that is no camera's, as uint8: of 16 bits the upper 8.
+    """Return the RGB image of a file that is no camera's, as uint8: of 16 bits the upper 8.
 
     :raises FrameError: as :func:`decode_compressed`.
     """
-    image = decode_compressed(data)
+    image = as_rgb(decode_compressed(data))
     return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
 
 

@@ -25,7 +25,7 @@ NOMINAL_RATE_HZ = 30.0
 class RawFrame:
     """One recorded image.
 
-    :ivar image: (H, W, 3) uint8 RGB, not undistorted.
+    :ivar image: (H, W, 3) uint8 RGB, or (H, W) grey, not undistorted.
     :ivar encoded: the JPEG or PNG data it was decoded from, if any.
     """
 

@@ -25,7 +25,7 @@ class KeyframeImages(dict[int, bytes]):
     def note(self, image: np.ndarray, estimate: Estimate) -> None:
         """Keep the image of a new keyframe, and drop those that left the bank.
 
-        :param image: (H, W, 3) uint8 RGB, the engine's input for this estimate.
+        :param image: (H, W, 3) uint8 RGB or (H, W) grey, the engine's input for this estimate.
         """
         for frame_id in estimate.evicted:
             self.pop(frame_id, None)
@@ -34,11 +34,12 @@ class KeyframeImages(dict[int, bytes]):
 
 
 def encode_image(image: np.ndarray) -> bytes:
-    """Return an (H, W, 3) uint8 RGB image as a JPEG file.
+    """Return an (H, W, 3) uint8 RGB or (H, W) grey image as a JPEG file.
 
     :raises FrameError: it cannot be encoded.
     """
-    done, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _PARAMETERS)
+    pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode('.jpg', pixels, _PARAMETERS)
     if not done:
         raise FrameError(f'an image of shape {image.shape} cannot be written as JPEG')
     return data.tobytes()

@@ -84,7 +84,7 @@ class EventLog:
     def note(self, record: FrameRecord, image: np.ndarray | None = None) -> None:
         """Add the next frame of the run.
 
-        :param image: (H, W, 3) uint8 RGB of the frame.
+        :param image: (H, W, 3) uint8 RGB, or (H, W) grey, of the frame.
         """
         before, self._before = self._before, record
         usual_s = self._wait_s

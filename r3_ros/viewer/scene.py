@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.datatypes import Intrinsics
 from ..core.geometry import quat_xyzw
+from ..core.resize_geometry import as_rgb
 from ..core.threads import RepeatingThread
 from ..maps.depth_colors import depth_colors
 from ..maps.frustum import frustum_lines
@@ -148,9 +149,10 @@ class Scene:
         """Show where the camera is now, what it sees and the newest depth.
 
         :param T_map_camera: (4, 4), or None without a pose.
-        :param image: (H, W, 3) uint8 RGB; ``depth``: (h, w) in any unit, or (h, w, 3) colours.
+        :param image: (H, W, 3) uint8 RGB or (H, W) grey; ``depth``: (h, w) in any unit, or
+            (h, w, 3) colours.
         """
-        pixels = None if image is None else _resized(image)
+        pixels = None if image is None else as_rgb(_resized(image))
         if depth is not None and depth.ndim == 2:
             depth = depth_colors(depth)
         with self._lock:

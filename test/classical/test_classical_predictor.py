@@ -340,7 +340,7 @@ def test_unusable_images_are_refused_with_a_reason(make):
     gray = draw(room(), np.eye(4))[0]
     good = frame_of(gray, 0)
     for image, word in (
-        (gray, r'\(height, width, 3\)'),
+        (gray[..., None], r'\(height, width, 3\)'),
         (good.image.astype(np.float32), 'uint8'),
         (good.image[:40], 'at least'),
     ):

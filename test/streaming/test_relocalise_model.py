@@ -20,6 +20,7 @@ from r3_ros.core.datatypes import ModelInfo, TrackingState  # noqa: E402
 from r3_ros.core.errors import CheckpointError, ConfigError, ModelError  # noqa: E402
 from r3_ros.core.geometry import inverse, make_T, rotation_angle, similarity  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
+from r3_ros.core.resize_geometry import as_rgb  # noqa: E402
 from r3_ros.core.trajectory_file import read_tum  # noqa: E402
 from r3_ros.core.truth_file import read_truth  # noqa: E402
 from r3_ros.factory import load_engine, load_relocaliser  # noqa: E402
@@ -56,8 +57,9 @@ def shown(first, last, wallpaper):
     panels = room(wallpaper)
     for index in range(first, last):
         frame = frame_of(draw(panels, POSES[index])[0], index)
-        frame.image[:40, :40, 2] = index
-        yield frame
+        image = as_rgb(frame.image)
+        image[:40, :40, 2] = index
+        yield replace(frame, image=image)
 
 
 def classical():

@@ -111,8 +111,7 @@ def frame_of(
     gray: np.ndarray, index: int = -1, intrinsics: Intrinsics | None = INTRINSICS
 ) -> Frame:
     """Return a grey image as a frame, 15 a second."""
-    image = np.ascontiguousarray(np.repeat(gray[..., None], 3, axis=2))
-    return Frame(image, max(index, 0) * 66_666_667, intrinsics, index)
+    return Frame(gray, max(index, 0) * 66_666_667, intrinsics, index)
 
 
 def wander(count: int) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 64, 48
 
 RGB = pattern_image(WIDTH, HEIGHT)
 
-GRAY = np.repeat(cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+GRAY = cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)
 
 #: Smooth in every channel: formats that share colour between pixels lose little of it.
 SMOOTH = cv2.GaussianBlur(RGB, (0, 0), 4)
@@ -84,12 +84,12 @@ CASES = {
     'bgr8': (RGB[..., ::-1].copy(), RGB, 0),
     'rgba8': (with_alpha(RGB), RGB, 0),
     'bgra8': (with_alpha(RGB[..., ::-1]), RGB, 0),
-    'mono8': (GRAY[..., 0].copy(), GRAY, 0),
-    '8UC1': (GRAY[..., 0].copy(), GRAY, 0),
+    'mono8': (GRAY, GRAY, 0),
+    '8UC1': (GRAY, GRAY, 0),
     '8UC3': (RGB[..., ::-1].copy(), RGB, 0),
     '8UC4': (with_alpha(RGB[..., ::-1]), RGB, 0),
-    'mono16': (wide(GRAY[..., 0]), GRAY, 0),
-    '16UC1': (wide(GRAY[..., 0]), GRAY, 0),
+    'mono16': (wide(GRAY), GRAY, 0),
+    '16UC1': (wide(GRAY), GRAY, 0),
     'rgb16': (wide(RGB), RGB, 0),
     'bgr16': (wide(RGB[..., ::-1]), RGB, 0),
     '16UC3': (wide(RGB[..., ::-1]), RGB, 0),

@@ -36,7 +36,7 @@ class Received:
 class CameraImage:
     """A decoded image message, not rectified yet.
 
-    :ivar image: (H, W, 3) uint8 RGB.
+    :ivar image: (H, W, 3) uint8 RGB, or (H, W) grey.
     :ivar note: the assumptions made, as text; usually empty.
     """
 
