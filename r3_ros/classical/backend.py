@@ -1,7 +1,7 @@
 """Optimisation of the map beside tracking: adjustments, loops, focal length, dense depth.
 
-Adjustments and plane sweeps run in two threads; their results are merged at fixed steps, so that
-runs repeat exactly.
+Adjustments, searches and plane sweeps run in threads; their results are merged at fixed steps, so
+that runs repeat exactly.
 """
 
 from __future__ import annotations
@@ -11,21 +11,31 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-import numpy as np
-
 from ..core.threads import thread_name
 from . import mapping
 from .bundle import BundleResult
 from .focal import FocalEstimate
 from .landmarks import SparseMap
 from .sweep import sweep_job, Swept
-from .window import adjustment_job, AdjustmentWindow, Loop, loop_holds, merge, Motion, take_window
+from .window import (
+    adjustment_job,
+    AdjustmentWindow,
+    Loop,
+    loop_holds,
+    merge,
+    Motion,
+    sharing,
+    take_window,
+)
 
 #: Steps between queueing an adjustment and taking its result.
 ADJUST_DELAY = 2
 ADJUST_ITERATIONS = 6
 #: Iterations of an adjustment that estimates the focal length too.
 FOCAL_ITERATIONS = 30
+#: Keyframes that are searched again for landmarks with each new one, and steps until the result.
+SEARCHED_AGAIN = 2
+SEARCH_DELAY = 4
 #: Steps between queueing a sweep and taking its depth, and least steps between two sweeps.
 SWEEP_DELAY = 8
 SWEEP_PAUSE = 4
@@ -96,6 +106,7 @@ class Backend:
         self._adjust_wanted = False
         self._loop: Loop | None = None
         self._next_loop = 0
+        self._searching: Background[mapping.Sought] = Background('search')
         self._sweeping: Background[Swept] = Background('sweep')
         self._planes, self._fill = planes, fill
         self._sweep_id = -1
@@ -108,6 +119,7 @@ class Backend:
         self._step += 1
         merged = self._adjusting.take(self._step)
         motions = self._merge_all(merged)
+        self._take_searches(self._step)
         if merged:
             # The newest poses have just been adjusted.
             self._sweep()
@@ -116,8 +128,9 @@ class Backend:
         return motions, self._take_sweeps(self._step)
 
     def keyframe_added(self, frame_id: int) -> None:
-        """Adjust the map around a new keyframe as soon as no adjustment is running."""
+        """Search for landmarks near a new keyframe, and adjust as soon as nothing is adjusted."""
         self._key_id = frame_id
+        self._search_again()
         self._adjust_wanted = True
         self._adjust()
 
@@ -136,14 +149,19 @@ class Backend:
         return motions
 
     def drain(self) -> tuple[list[Motion], list[Swept]]:
-        """Wait for running jobs, adjust all keyframes together, and sweep once more."""
+        """Wait for running jobs, adjust all keyframes together twice, and sweep once more."""
         motions = self._merge_all(self._adjusting.take(self._step + LOOP_DELAY))
+        self._take_searches(self._step + SEARCH_DELAY)
         # A loop or a focal length may be waiting.
         self._adjust()
         motions += self._merge_all(self._adjusting.take(self._step + LOOP_DELAY))
-        everything = take_window(self._map, GLOBAL_KEYFRAMES)
-        if everything is not None:
-            motions += self._merge_all([adjustment_job(everything, GLOBAL_ITERATIONS)()])
+        motions += self._adjust_everything()
+        # Where keyframes lie better, more landmarks are found.
+        for frame in self._map.keyframes()[-GLOBAL_KEYFRAMES:]:
+            if not frame.saved:
+                sought = mapping.search_job(frame, self._map)()
+                mapping.add_found(frame, self._map, sought.seen)
+        motions += self._adjust_everything()
         # The pause between sweeps does not matter any more.
         self._last_sweep = self._step - SWEEP_PAUSE
         self._sweep()
@@ -152,7 +170,32 @@ class Backend:
     def close(self) -> None:
         """Stop the background threads."""
         self._adjusting.close()
+        self._searching.close()
         self._sweeping.close()
+
+    def _adjust_everything(self) -> list[Motion]:
+        window = take_window(self._map, GLOBAL_KEYFRAMES)
+        if window is None:
+            return []
+        return self._merge_all([adjustment_job(window, GLOBAL_ITERATIONS)()])
+
+    def _search_again(self) -> None:
+        """Queue searches in keyframes of the same place, those first that have waited longest.
+
+        Landmarks that are younger than a keyframe, or that it lost, hold it in its place.
+        """
+        newest = self._map.frames[self._key_id]
+        near = sharing(newest, self._map)
+        near.sort(key=lambda f: max(f.frame_id, f.searched_by))
+        for frame in near[:SEARCHED_AGAIN]:
+            frame.searched_by = newest.frame_id
+            self._searching.submit(self._step + SEARCH_DELAY, mapping.search_job(frame, self._map))
+
+    def _take_searches(self, step: int) -> None:
+        for sought in self._searching.take(step):
+            frame = self._map.frames.get(sought.frame_id)
+            if frame is not None:
+                mapping.add_found(frame, self._map, sought.seen)
 
     def _adjust(self) -> None:
         """Queue an adjustment of a loop or of the newest keyframes, unless one is running."""
@@ -187,9 +230,7 @@ class Backend:
         frame = self._map.frames.get(loop.frame_id)
         if frame is None or loop.old_id not in self._map.frames:
             return False
-        loop.seen.keep(loop.seen.alive(self._map.landmarks))
-        loop.seen.keep(~np.isin(loop.seen.slots, frame.seen.slots))
-        mapping.add_observations(frame, self._map, loop.seen.slots, loop.seen.pixels)
+        mapping.add_found(frame, self._map, loop.seen)
         since = sum(f.frame_id > loop.old_id for f in self._map.keyframes())
         size = min(max(since, self._window_size), LOOP_KEYFRAMES)
         window = take_window(self._map, size, loop=loop)

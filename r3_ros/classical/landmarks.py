@@ -145,6 +145,7 @@ class HeldFrame:
     :ivar seen: its observations; without keyframe, those that agree with the pose.
     :ivar reported: the pose that was reported to the engine by edges; None before.
     :ivar saved: it belongs to a loaded map, which is not adjusted.
+    :ivar searched_by: the newest keyframe when this one was last searched for landmarks again.
     """
 
     frame_id: int
@@ -155,6 +156,7 @@ class HeldFrame:
     keyframe: bool = False
     reported: np.ndarray | None = None
     saved: bool = False
+    searched_by: int = -1
 
 
 @dataclass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -20,6 +23,8 @@ SOLID_PARALLAX_PX = 9.0
 SOLID_PX = 2.0
 #: Keyframes whose unseen landmarks are searched for, per new keyframe.
 REVISITED_KEYFRAMES = 3
+#: A keyframe is one of them if it saw so many of these.
+LEAST_REVISITED = 15
 #: Patches are compared without warping, so the view may not have turned or grown much.
 REVISIT_ANGLE_COS = np.cos(np.deg2rad(25.0))
 REVISIT_SCALE = 1.35
@@ -36,91 +41,140 @@ LOOP_COVERAGE = 0.2
 NEIGHBOURS = 5
 
 
+@dataclass(frozen=True, eq=False)
+class _View:
+    """Landmarks that a frame should show, and a keyframe that saw them from nearly there.
+
+    :ivar seen: in that keyframe.
+    :ivar expected: (N, 2) pixels of the frame.
+    """
+
+    old: HeldFrame
+    seen: Observations
+    expected: np.ndarray
+
+    def track(self, gray: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (N, 2) pixels in an image, and masks: found, and found where expected."""
+        pixels, ok = track(self.old.gray, gray, self.seen.pixels, self.expected, levels=2)
+        near = ok & (np.linalg.norm(pixels - self.expected, axis=1) < REVISIT_PX)
+        return pixels.astype(np.float64), ok, near
+
+    def found(self, pixels: np.ndarray, mask: np.ndarray) -> Observations:
+        """Return observations of the landmarks of a mask, in (N, 2) pixels."""
+        return Observations(self.seen.slots[mask], self.seen.generations[mask], pixels[mask])
+
+
 def find_again(
     frame: HeldFrame, sparse_map: SparseMap, tracked: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, Loop | None]:
+) -> tuple[Observations, Loop | None]:
     """Search for landmarks that should be in view but are not tracked.
 
     Each is tracked from a keyframe that saw it to its projection.
 
     :param tracked: slots that are tracked already.
-    :return: (N,) slots and (N, 2) pixels of those found at their projection, and a group of old
-        landmarks that agree on another pose of the keyframe: the camera has returned with drift.
+    :return: those found at their projection, and a group of old landmarks that agree on another
+        pose of the keyframe: the camera has returned with drift.
     """
+    found, loop = Observations.none(), None
+    for view in _views(frame, sparse_map, tracked):
+        pixels, ok, near = view.track(frame.gray)
+        found.extend(view.found(pixels, near))
+        if loop is None and near.sum() < LOOP_NEAR_SHARE * ok.sum():
+            loop = _find_loop(frame, view, sparse_map, pixels, ok)
+    return found, loop
+
+
+def search_job(frame: HeldFrame, sparse_map: SparseMap) -> Callable[[], Sought]:
+    """Return the search for landmarks that a keyframe does not have, as a job for a thread."""
+    views = _views(frame, sparse_map, frame.seen.slots[frame.seen.alive(sparse_map.landmarks)])
+
+    def search() -> Sought:
+        found = Observations.none()
+        for view in views:
+            pixels, _, near = view.track(frame.gray)
+            found.extend(view.found(pixels, near))
+        return Sought(frame.frame_id, found)
+
+    return search
+
+
+@dataclass(frozen=True, eq=False)
+class Sought:
+    """What a keyframe was found to show of landmarks that it did not have."""
+
+    frame_id: int
+    seen: Observations
+
+
+def _views(frame: HeldFrame, sparse_map: SparseMap, tracked: np.ndarray) -> list[_View]:
+    """Return the landmarks that should be in view but are not tracked, by keyframe."""
     landmarks, camera = sparse_map.landmarks, sparse_map.camera
     visible = landmarks.solid & (landmarks.segment == frame.segment)
     visible[tracked] = False
     T_camera_world = inverse(frame.T_world_camera)
     expected, depth = camera.pixels_of_points(landmarks.position, T_camera_world)
     visible &= (depth > 0) & camera.inside(expected, 8.0)
-    found_slots, found_pixels = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
-    loop: Loop | None = None
-    for _ in range(REVISITED_KEYFRAMES):
-        best = _best_keyframe(frame, sparse_map, visible, depth)
-        if best is None:
+    candidates = _seen_from_nearby(frame, sparse_map, visible, depth)
+    views: list[_View] = []
+    while candidates and len(views) < REVISITED_KEYFRAMES:
+        left = [visible[seen.slots] for _, seen in candidates]
+        best = int(np.argmax([mask.sum() for mask in left]))
+        if left[best].sum() < LEAST_REVISITED:
             break
-        old, use = best
-        slots, then = old.seen.slots[use], old.seen.pixels[use]
-        pixels, ok = track(old.gray, frame.gray, then, expected[slots], levels=2)
-        near = ok & (np.linalg.norm(pixels - expected[slots], axis=1) < REVISIT_PX)
-        visible[slots] = False
-        found_slots.append(slots[near])
-        found_pixels.append(pixels[near].astype(np.float64))
-        if loop is None and near.sum() < LOOP_NEAR_SHARE * ok.sum():
-            loop = _find_loop(frame, old, sparse_map, slots, then, pixels, ok)
-    return np.concatenate(found_slots), np.concatenate(found_pixels), loop
+        old, seen = candidates[best]
+        seen.keep(left[best])
+        visible[seen.slots] = False
+        views.append(_View(old, seen, expected[seen.slots]))
+    return views
 
 
-def _find_loop(
-    frame: HeldFrame,
-    old: HeldFrame,
-    sparse_map: SparseMap,
-    slots: np.ndarray,
-    then: np.ndarray,
-    pixels: np.ndarray,
-    ok: np.ndarray,
-) -> Loop | None:
-    """Return observations of old landmarks that certainly agree on one pose."""
-    landmarks, camera = sparse_map.landmarks, sparse_map.camera
-    if ok.sum() < LOOP_LEAST:
-        return None
-    points, rays = landmarks.position[slots], camera.rays(pixels)
-    found = ransac_pose(points[ok], rays[ok], camera.focal)
-    if found is None or found[1].sum() < max(LOOP_LEAST, LOOP_SHARE * ok.sum()):
-        return None
-    T, mask = found
-    refined = refine_pose(T, points[ok][mask], rays[ok][mask], camera.focal)
-    expected, _ = camera.pixels_of_points(points, inverse(inverse(refined)))
-    pixels, ok = track(old.gray, frame.gray, then, expected, levels=1)
-    ok &= np.linalg.norm(pixels - expected, axis=1) < 0.7 * REVISIT_PX
-    spread = coverage(pixels[ok], camera.width, camera.height)
-    if ok.sum() < LOOP_LEAST or spread < LOOP_COVERAGE:
-        return None
-    return Loop(frame.frame_id, old.frame_id, Observations.of(landmarks, slots[ok], pixels[ok]))
-
-
-def _best_keyframe(
+def _seen_from_nearby(
     frame: HeldFrame, sparse_map: SparseMap, visible: np.ndarray, depth: np.ndarray
-) -> tuple[HeldFrame, np.ndarray] | None:
-    """Return the keyframe that shows most of the landmarks from a similar view, and which."""
+) -> list[tuple[HeldFrame, Observations]]:
+    """Return the keyframes with a view like that of a frame, and what they saw of landmarks.
+
+    :param visible: (N,) which landmarks; ``depth``: (N,) in the frame.
+    """
     landmarks = sparse_map.landmarks
-    best, best_count = None, 14
     axis = frame.T_world_camera[:3, 2]
+    found = []
     for old in sparse_map.keyframes_seeing(visible):
         if old is frame or axis @ old.T_world_camera[:3, 2] < REVISIT_ANGLE_COS:
             continue
         use = old.seen.alive(landmarks) & visible[old.seen.slots]
-        if use.sum() <= best_count:
+        if use.sum() < LEAST_REVISITED:
             continue
         slots = old.seen.slots[use]
         T = inverse(old.T_world_camera)
         depth_then = landmarks.position[slots] @ T[2, :3] + T[2, 3]
         ratio = depth_then / np.maximum(depth[slots], 1e-9)
         alike = (ratio < REVISIT_SCALE) & (ratio > 1.0 / REVISIT_SCALE)
-        use[use] = alike
-        if alike.sum() > best_count:
-            best, best_count = (old, use), int(alike.sum())
-    return best
+        if alike.sum() >= LEAST_REVISITED:
+            pixels = old.seen.pixels[use][alike]
+            found.append((old, Observations.of(landmarks, slots[alike], pixels)))
+    return found
+
+
+def _find_loop(
+    frame: HeldFrame, view: _View, sparse_map: SparseMap, pixels: np.ndarray, ok: np.ndarray
+) -> Loop | None:
+    """Return observations of old landmarks that certainly agree on one pose."""
+    camera, old = sparse_map.camera, view.old
+    if ok.sum() < LOOP_LEAST:
+        return None
+    points, rays = sparse_map.landmarks.position[view.seen.slots], camera.rays(pixels)
+    found = ransac_pose(points[ok], rays[ok], camera.focal)
+    if found is None or found[1].sum() < max(LOOP_LEAST, LOOP_SHARE * ok.sum()):
+        return None
+    T, mask = found
+    refined = refine_pose(T, points[ok][mask], rays[ok][mask], camera.focal)
+    expected, _ = camera.pixels_of_points(points, inverse(inverse(refined)))
+    pixels, ok = track(old.gray, frame.gray, view.seen.pixels, expected, levels=1)
+    ok &= np.linalg.norm(pixels - expected, axis=1) < 0.7 * REVISIT_PX
+    spread = coverage(pixels[ok], camera.width, camera.height)
+    if ok.sum() < LOOP_LEAST or spread < LOOP_COVERAGE:
+        return None
+    return Loop(frame.frame_id, old.frame_id, view.found(pixels.astype(np.float64), ok))
 
 
 def triangulate_candidates(frame: HeldFrame, sparse_map: SparseMap) -> None:
@@ -208,6 +262,13 @@ def add_observations(
     """Add observations to a keyframe."""
     frame.seen.extend(Observations.of(sparse_map.landmarks, slots, pixels))
     sparse_map.landmarks.observation_count[slots] += 1
+
+
+def add_found(frame: HeldFrame, sparse_map: SparseMap, found: Observations) -> None:
+    """Add observations of landmarks that still exist and that a keyframe did not have."""
+    found.keep(found.alive(sparse_map.landmarks))
+    found.keep(~np.isin(found.slots, frame.seen.slots))
+    add_observations(frame, sparse_map, found.slots, found.pixels)
 
 
 def remove_loop_observations(sparse_map: SparseMap, loop: Loop) -> None:

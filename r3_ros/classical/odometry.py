@@ -613,9 +613,9 @@ class Odometry:
 
     def _add_keyframe(self, frame: HeldFrame) -> None:
         frame.keyframe = True
-        slots, pixels, loop = mapping.find_again(frame, self.map, self._slots)
-        self._slots = np.concatenate([self._slots, slots])
-        self._pixels = np.concatenate([self._pixels, pixels])
+        found, loop = mapping.find_again(frame, self.map, self._slots)
+        self._slots = np.concatenate([self._slots, found.slots])
+        self._pixels = np.concatenate([self._pixels, found.pixels])
         if loop is not None:
             self._backend.offer_loop(loop)
         mapping.add_observations(frame, self.map, self._slots, self._pixels)

@@ -126,6 +126,14 @@ def _seeing_the_same(newest: list[HeldFrame], sparse_map: SparseMap) -> list[Hel
     return sorted(chosen, key=lambda f: f.frame_id)[HOLDING_KEYFRAMES:]
 
 
+def sharing(keyframe: HeldFrame, sparse_map: SparseMap) -> list[HeldFrame]:
+    """Return the other keyframes, not of a saved map, that share landmarks with this one."""
+    landmarks = sparse_map.landmarks
+    wanted = _seen_by([keyframe], landmarks)
+    others = (f for f in sparse_map.keyframes_seeing(wanted) if f is not keyframe and not f.saved)
+    return [f for f in others if _shared(f, wanted, landmarks) >= LEAST_SHARED]
+
+
 def _sharing_most(
     keyframes: list[HeldFrame], wanted: np.ndarray, least: int, count: int, sparse_map: SparseMap
 ) -> list[HeldFrame]:
@@ -134,10 +142,14 @@ def _sharing_most(
     Of those with equally many the newer ones come first.
     """
     landmarks = sparse_map.landmarks
-    shared = [int(wanted[f.seen.slots[f.seen.alive(landmarks)]].sum()) for f in keyframes]
+    shared = [_shared(f, wanted, landmarks) for f in keyframes]
     order = sorted(range(len(keyframes)), key=lambda i: (-shared[i], -keyframes[i].frame_id))
     most = (keyframes[i] for i in order if shared[i] >= least)
     return list(islice((f for f in most if f.saved or _is_determined(f, sparse_map)), count))
+
+
+def _shared(keyframe: HeldFrame, wanted: np.ndarray, landmarks: Landmarks) -> int:
+    return int(wanted[keyframe.seen.slots[keyframe.seen.alive(landmarks)]].sum())
 
 
 def _seen_by(keyframes: list[HeldFrame], landmarks: Landmarks) -> np.ndarray:

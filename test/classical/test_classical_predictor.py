@@ -1,5 +1,6 @@
 """The classical predictor on drawn scenes with exact poses."""
 
+import copy
 from dataclasses import replace
 import threading
 
@@ -10,6 +11,7 @@ import pytest
 from r3_ros.classical import backend
 from r3_ros.classical.classical_predictor import ClassicalPredictor
 from r3_ros.classical.describe import describe
+from r3_ros.classical.mapping import search_job
 from r3_ros.core.config import ClassicalConfig
 from r3_ros.core.datatypes import KnownKeyframe
 from r3_ros.core.errors import FrameError
@@ -116,6 +118,29 @@ def test_every_edge_is_one_common_scale(walk):
         for edge in stream.predictions[i].edges:
             T = inverse(truth[edge.source_id]) @ truth[edge.target_id]
             assert np.linalg.norm(scale * edge.T_source_target[:3, 3] - T[:3, 3]) < 0.06
+
+
+def test_landmarks_that_a_keyframe_lost_are_found_again(walk):
+    _, stream = walk
+    sparse_map = stream.predictor._odometry.map
+    landmarks = sparse_map.landmarks
+    frame = sparse_map.keyframes()[-3]
+    slots, pixels = frame.seen.solid(landmarks)
+    all_of_them, lost = copy.copy(frame.seen), slots[::2]
+    try:
+        frame.seen = copy.copy(all_of_them)
+        frame.seen.keep(~np.isin(frame.seen.slots, lost))
+        sought = search_job(frame, sparse_map)()
+    finally:
+        frame.seen = all_of_them
+    assert sought.frame_id == frame.frame_id
+    assert not np.isin(sought.seen.slots, slots[1::2]).any()
+    known = dict(zip(slots, pixels, strict=True))
+    again = np.isin(sought.seen.slots, lost)
+    assert again.sum() > 0.7 * len(lost)
+    pairs = zip(sought.seen.slots[again], sought.seen.pixels[again], strict=True)
+    off = np.array([np.linalg.norm(pixel - known[slot]) for slot, pixel in pairs])
+    assert np.median(off) < 0.3
 
 
 def test_confidence_orders_the_errors_and_its_reference_is_a_usual_score(walk):
@@ -393,7 +418,7 @@ def test_close_ends_the_threads(make):
     before = set(threading.enumerate())
     stream = make(depth=True).run(room(), wander(40))
     started = {t.name.rsplit('_', 1)[0] for t in set(threading.enumerate()) - before}
-    assert started == {'r3_bundle', 'r3_sweep'}
+    assert started == {'r3_bundle', 'r3_search', 'r3_sweep'}
     stream.predictor.close()
     assert set(threading.enumerate()) <= before
 

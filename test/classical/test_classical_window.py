@@ -3,6 +3,7 @@
 import numpy as np
 from r3_ros.classical.backend import Backend
 from r3_ros.classical.landmarks import Observations, SparseMap
+from r3_ros.classical.mapping import add_found
 from r3_ros.classical.pinhole import Pinhole
 from r3_ros.classical.window import adjustment_job, Loop, merge, take_window
 from r3_ros.core.geometry import inverse, make_T
@@ -131,6 +132,36 @@ def test_a_loop_to_a_keyframe_that_landmarks_do_not_determine_is_dropped():
         backend.close()
     assert np.isin(frame.seen.slots, before).all()
     assert (landmarks.observation_count <= counts).all()
+
+
+def test_with_each_keyframe_those_are_searched_again_that_have_waited_longest():
+    sparse_map = map_of_a_camera_that_stays(6)
+    sparse_map.frames[0].saved = True
+    backend = Backend(sparse_map, 5, None, planes=0, fill=False)
+    try:
+        for newest, searched in ((4, {1, 2}), (5, {3, 1}), (5, {2, 4})):
+            before = {i: f.searched_by for i, f in sparse_map.frames.items()}
+            sparse_map.frames[5].keyframe = newest == 5
+            backend.keyframe_added(newest)
+            now = {i: f.searched_by for i, f in sparse_map.frames.items()}
+            assert {i for i in now if now[i] != before[i]} == searched
+    finally:
+        backend.close()
+
+
+def test_only_new_observations_of_landmarks_that_still_exist_are_added():
+    sparse_map = map_of_a_camera_that_stays(3)
+    landmarks, frame = sparse_map.landmarks, sparse_map.frames[2]
+    has, lost, gone = frame.seen.slots[:5], frame.seen.slots[5:8], frame.seen.slots[8:10]
+    slots = np.concatenate([has, lost, gone])
+    found = Observations.of(landmarks, slots, np.full((len(slots), 2), 7.0))
+    frame.seen.keep(~np.isin(frame.seen.slots, lost))
+    landmarks.remove(gone)
+    counts = landmarks.observation_count.copy()
+    add_found(frame, sparse_map, found)
+    added = landmarks.observation_count - counts
+    assert (added[lost] == 1).all() and added.sum() == len(lost)
+    assert (frame.seen.pixels[np.isin(frame.seen.slots, lost)] == 7.0).all()
 
 
 def test_at_the_end_all_keyframes_are_adjusted():
