@@ -7,6 +7,8 @@ from functools import partial
 import cv2
 import numpy as np
 
+from ..core.image_shift import shift_between
+
 #: Longest side of the working image, that corners are tracked in; larger images are resized.
 LONGEST_SIDE = 1280
 #: Width and height of a tracked patch. Smaller ones drift on repeated texture, larger ones span
@@ -32,7 +34,9 @@ QUALITY = 0.003
 #: Corners in a cell of the image that has none so strong.
 WEAK_CORNERS = 5
 #: Images are this many times smaller where their shift is estimated.
-_SHRINK = 8
+SHIFT_SHRINK = 8
+#: Pixels in x and y of which one tells the brightness.
+_SAMPLED = 8
 
 _lucas_kanade = partial(
     cv2.calcOpticalFlowPyrLK,
@@ -96,18 +100,6 @@ def _corners(gray: np.ndarray, count: int, mask: np.ndarray, distance: float) ->
     return np.empty((0, 2), np.float32) if found is None else found.reshape(-1, 2)
 
 
-def shift_between(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """Return the (2,) pixels by which most of an image has moved, by phase correlation."""
-    size = (previous.shape[1] // _SHRINK, previous.shape[0] // _SHRINK)
-    small = [
-        cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-        for image in (previous, current)
-    ]
-    window = cv2.createHanningWindow(size, cv2.CV_32F)
-    shift, _ = cv2.phaseCorrelate(small[0], small[1], window)
-    return np.array(shift) * _SHRINK
-
-
 def track(
     previous: np.ndarray,
     current: np.ndarray,
@@ -145,7 +137,7 @@ def as_exposed(image: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     Patches are compared by their grey levels, and a camera may change its exposure at once.
     """
-    sample, target = image[::_SHRINK, ::_SHRINK], other[::_SHRINK, ::_SHRINK]
+    sample, target = image[::_SAMPLED, ::_SAMPLED], other[::_SAMPLED, ::_SAMPLED]
     mean, wanted = float(sample.mean()), float(target.mean())
     if abs(mean - wanted) < LEAST_CHANGE * wanted:
         return image
@@ -160,7 +152,9 @@ def track_fast(
     ends, ok = track(previous, current, points, guess)
     if ok.sum() >= LEAST_KEPT_SHARE * len(points):
         return ends, ok
-    shifted = track(previous, current, points, points + shift_between(previous, current))
+    shifted = track(
+        previous, current, points, points + shift_between(previous, current, SHIFT_SHRINK)
+    )
     return shifted if shifted[1].sum() > ok.sum() else (ends, ok)
 
 

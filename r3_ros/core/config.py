@@ -49,6 +49,12 @@ class InputConfig:
         'rectified',
         choices=('auto', 'on', 'off'),
     )
+    readout_time: float = param(
+        0.0,
+        'time from the first row of an image to the last, of a rolling shutter: rows are moved to '
+        'where they are at the time of the middle one; 0: all rows are exposed together',
+        0.0, 0.2, 's',
+    )  # fmt: skip
     camera_info_timeout: float = param(
         2.0, 'time to wait for a calibration before estimating the focal length', 0.0, 60.0, 's'
     )

@@ -82,7 +82,7 @@ class TimedStream:
 
     def __init__(self, engine: Engine, camera: CameraModel) -> None:
         self._engine = engine
-        self._undistort = Undistorter(camera)
+        self._undistort = Undistorter(camera, engine.config.input.readout_time)
         self._filter = FrameFilter(one_session(engine.config.input))
 
     def take(self, stamp_ns: int, encoded: bytes) -> tuple[dict[str, float], Estimate]:

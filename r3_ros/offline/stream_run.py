@@ -26,6 +26,7 @@ from ..core.threads import thread_name
 from ..core.trajectory_file import NANOSECONDS
 from ..input.camera_model import CameraModel, Rectifier
 from ..input.frame_filter import Action, FrameFilter, RATE
+from ..input.rolling_shutter import RollingShutter
 from ..input.source import RawFrame, Source
 from ..maps.cloud import Cloud
 from ..maps.keyframe_images import KeyframeImages
@@ -306,7 +307,8 @@ def undistorted_frames(
     source: Source, config: R3Config, max_frames: int | None
 ) -> Iterator[tuple[Frame, float]]:
     """Give undistorted frames, each with the milliseconds taken to read and undistort it."""
-    undistort = Undistorter(source.camera_for(config.input.rectification))
+    camera = source.camera_for(config.input.rectification)
+    undistort = Undistorter(camera, config.input.readout_time)
     began = time.perf_counter()
     for number, raw in enumerate(source, start=1):
         frame = undistort.frame(raw)
@@ -317,9 +319,13 @@ def undistorted_frames(
 
 
 class Undistorter:
-    """Turns recorded frames into engine frames: undistorted, with matching intrinsics."""
+    """Turns recorded frames into engine frames: undistorted, with matching intrinsics.
 
-    def __init__(self, camera: CameraModel | None) -> None:
+    :param readout_s: of a rolling shutter; frames have to be in order then.
+    """
+
+    def __init__(self, camera: CameraModel | None, readout_s: float = 0.0) -> None:
+        self._shutter = RollingShutter(readout_s)
         self._camera = camera
         self._size: tuple[int, int] | None = None
         self._rectifier: Rectifier | None = None
@@ -337,7 +343,7 @@ class Undistorter:
             if self._camera is not None:
                 self._rectifier = Rectifier(self._camera.scaled_to(width, height))
                 self._intrinsics = self._rectifier.intrinsics
-        image = raw.image
+        image = self._shutter.corrected(raw.image, raw.stamp_ns)
         if self._rectifier is not None and (width, height) == self._size:
             image = self._rectifier.rectify(image)
         return Frame(image, raw.stamp_ns, self._intrinsics)

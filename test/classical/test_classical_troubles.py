@@ -7,12 +7,19 @@ import numpy as np
 import pytest
 from r3_ros.classical import mapping
 from r3_ros.classical.confidence import Evidence, NoiseLevel, USUAL_NOISE_PX
-from r3_ros.classical.features import as_exposed, coverage, find_corners, shift_between, track_fast
+from r3_ros.classical.features import (
+    as_exposed,
+    coverage,
+    find_corners,
+    SHIFT_SHRINK,
+    track_fast,
+)
 from r3_ros.classical.landmarks import HeldFrame, Observations, SparseMap
 from r3_ros.classical.pinhole import Pinhole
 from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import TrackingState
 from r3_ros.core.geometry import inverse, make_T, rotation_angle, similarity
+from r3_ros.core.image_shift import shift_between
 from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_engine
 from scipy.spatial.transform import Rotation
@@ -131,7 +138,7 @@ def test_a_jump_of_the_view_is_tracked_across():
     truth = wander(40)
     truth += [turned(T, 12.0) for T in wander(60)[40:]]
     images = drawn(truth)
-    assert np.abs(shift_between(images[39], images[40]))[0] > 50
+    assert np.abs(shift_between(images[39], images[40], SHIFT_SHRINK))[0] > 50
     estimates, _ = run(images)
     assert all(e.state in POSED for e in estimates[15:])
     assert errors(estimates, truth, 1.0)[1].max() < 1.0

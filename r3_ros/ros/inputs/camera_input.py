@@ -17,6 +17,7 @@ from ...core.errors import CalibrationError
 from ...input.brightness_range import BrightnessRange
 from ...input.camera_model import camera_from_info, Rectifier
 from ...input.image_decoding import assumed_encoding, decode_message
+from ...input.rolling_shutter import RollingShutter
 from ..outputs.health import Health
 from ..outputs.messages import frame_name, stamp_ns_of
 
@@ -83,6 +84,10 @@ class CameraInput:
     _waiting_since_s: float | None = field(default=None, init=False)
     _reported: set[str] = field(default_factory=set, init=False)
     _brightness: BrightnessRange = field(default_factory=BrightnessRange, init=False)
+    _shutter: RollingShutter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._shutter = RollingShutter(self.config.readout_time)
 
     def on_camera_info(self, message: CameraInfo) -> None:
         """Keep the newest calibration (input thread)."""
@@ -156,12 +161,13 @@ class CameraInput:
         return 'the camera is calibrated now' if became_known else ''
 
     def to_frame(self, decoded: CameraImage) -> Frame:
-        """Return the frame of a decoded image, undistorted.
+        """Return the frame of a decoded image, the next of the stream, undistorted.
 
         :raises FrameError: the image does not fit the calibration.
         """
-        calibration, image = self.calibration, decoded.image
+        calibration = self.calibration
         assert calibration is not None, 'choose_calibration comes first'
+        image = self._shutter.corrected(decoded.image, decoded.stamp_ns)
         if calibration.rectifier is not None:
             image = calibration.rectifier.rectify(image)
         return Frame(image, decoded.stamp_ns, intrinsics=calibration.intrinsics)

@@ -1,0 +1,95 @@
+"""Images of a rolling shutter become those of a global one, on a texture that moves."""
+
+import cv2
+import numpy as np
+import pytest
+from r3_ros.core.config import R3Config
+from r3_ros.core.parameter_fields import updated
+from r3_ros.input.rolling_shutter import RollingShutter
+from r3_ros.input.source import RawFrame, Source
+from r3_ros.offline.stream_run import undistorted_frames
+
+WIDTH, HEIGHT = 320, 240
+PERIOD_S, READOUT_S = 0.05, 0.04
+INSIDE = np.s_[30:-30, 30:-30]
+
+
+@pytest.fixture(scope='module')
+def texture():
+    noise = np.random.default_rng(4).integers(0, 256, (600, 800), dtype=np.uint8)
+    blurred = cv2.GaussianBlur(noise, (0, 0), 4.0)
+    return cv2.normalize(blurred, None, 0, 255, cv2.NORM_MINMAX)
+
+
+def seen(texture, velocity, time_s, readout_s=0.0):
+    """Return the image at a time of its middle row, at (2,) pixels per second of its content."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+    time_s = time_s + (rows - (HEIGHT - 1) / 2) / HEIGHT * readout_s
+    x, y = columns - velocity[0] * time_s, rows - velocity[1] * time_s
+    places = [(p + 200).astype(np.float32) for p in (x, y)]
+    return cv2.remap(texture, *places, cv2.INTER_LINEAR)
+
+
+def stamp(time_s):
+    return round(time_s * 1e9)
+
+
+def off(image, expected):
+    return np.abs(image.astype(int) - expected.astype(int))[INSIDE].mean()
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('velocity', [(300, 0), (-250, 60), (0, 200), (100, -200)])
+def test_rows_are_where_they_are_at_the_time_of_the_middle_one(texture, velocity, channels):
+    shutter = RollingShutter(READOUT_S)
+    for time_s in (0.0, PERIOD_S, 2 * PERIOD_S):
+        raw = seen(texture, velocity, time_s, READOUT_S)
+        image = raw if channels == 1 else cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)
+        corrected = shutter.corrected(image, stamp(time_s))
+        assert corrected.shape == image.shape
+    expected = seen(texture, velocity, time_s)
+    gray = corrected if channels == 1 else corrected[..., 0]
+    assert off(raw, expected) > 4.0
+    assert off(gray, expected) < 0.25 * off(raw, expected)
+
+
+@pytest.mark.parametrize('step_s', [0.0, -0.05, 2.0])
+def test_without_a_known_motion_images_stay(texture, step_s):
+    shutter = RollingShutter(READOUT_S)
+    first, second = (seen(texture, (300, 0), t, READOUT_S) for t in (0.0, PERIOD_S))
+    assert shutter.corrected(first, stamp(10.0)) is first
+    assert shutter.corrected(second, stamp(10.0 + step_s)) is second
+
+
+def test_a_new_size_begins_anew(texture):
+    shutter = RollingShutter(READOUT_S)
+    shutter.corrected(seen(texture, (300, 0), 0.0), 0)
+    small = texture[:100, :100].copy()
+    assert shutter.corrected(small, stamp(PERIOD_S)) is small
+
+
+def test_another_view_is_not_taken_for_a_motion(texture):
+    shutter = RollingShutter(READOUT_S)
+    image = seen(texture, (0, 0), 0.0)
+    shutter.corrected(image, 0)
+    moved = np.roll(image, WIDTH // 2, axis=1)
+    assert shutter.corrected(moved, stamp(PERIOD_S)) is moved
+
+
+class Moving(Source):
+    def __init__(self, texture):
+        super().__init__('moving', None, 3)
+        self._texture = texture
+
+    def _read(self):
+        for k in range(3):
+            image = seen(self._texture, (300, 0), k * PERIOD_S, READOUT_S)
+            yield RawFrame(stamp(k * PERIOD_S), image)
+
+
+@pytest.mark.parametrize(('readout_s', 'is_corrected'), [(0.0, False), (READOUT_S, True)])
+def test_recordings_are_corrected_as_configured(texture, readout_s, is_corrected):
+    config = updated(R3Config(), {'input.readout_time': readout_s})
+    *_, (frame, _) = undistorted_frames(Moving(texture), config, None)
+    left = off(frame.image, seen(texture, (300, 0), 2 * PERIOD_S))
+    assert (left < 2.0) == is_corrected
