@@ -13,6 +13,7 @@ from ..classical.features import coverage, find_corners, track_fast, working_ima
 from ..core.datatypes import Frame
 from ..input.source import RawFrame
 from ..streaming.image_check import ImageCheck
+from .readout import Deformation, deformation_of
 
 #: Corners in an image: several in each cell that :func:`coverage` counts.
 _CORNERS = 300
@@ -40,6 +41,7 @@ class ImageMeasures(NamedTuple):
     :ivar flow: median motion of these, over the width of the image; NaN if there are none.
     :ivar fault: why the engine takes no pose from the image; empty if it does.
     :ivar repeated: the pixels are those of the image before.
+    :ivar deformation: since the image before.
     """
 
     stamp_ns: int
@@ -52,6 +54,7 @@ class ImageMeasures(NamedTuple):
     flow: float
     fault: str
     repeated: bool
+    deformation: Deformation
 
 
 def measure_images(frames: Iterable[RawFrame], max_frozen_s: float) -> Iterator[ImageMeasures]:
@@ -64,7 +67,7 @@ def measure_images(frames: Iterable[RawFrame], max_frozen_s: float) -> Iterator[
     for raw in frames:
         gray = working_image(raw.image)
         height, width = gray.shape
-        followed, flow, repeated = math.nan, math.nan, False
+        followed, flow, repeated, deformation = math.nan, math.nan, False, Deformation()
         if before.shape == gray.shape:
             repeated = np.array_equal(before, gray)
             if len(corners):
@@ -73,6 +76,7 @@ def measure_images(frames: Iterable[RawFrame], max_frozen_s: float) -> Iterator[
                 if ok.any():
                     moved = np.linalg.norm(ends[ok] - corners[ok], axis=1)
                     flow = float(np.median(moved)) / width
+                deformation = deformation_of(corners[ok], ends[ok], gray.shape)
         corners = _clear_corners(gray)
         yield ImageMeasures(
             stamp_ns=raw.stamp_ns,
@@ -85,6 +89,7 @@ def measure_images(frames: Iterable[RawFrame], max_frozen_s: float) -> Iterator[
             flow=flow,
             fault=check.fault(Frame(raw.image, raw.stamp_ns), max_frozen_s),
             repeated=repeated,
+            deformation=deformation,
         )
         before = gray
 

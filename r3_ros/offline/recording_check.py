@@ -28,6 +28,7 @@ from ..input.source import RawFrame, Source
 from ..streaming.engine import Engine
 from .frame_record import FrameRecord
 from .image_measures import ImageMeasures, measure_images
+from .readout import estimated_readout
 from .stream_run import run_source, undistorted_frames
 
 #: Frames that are tracked: several times what the start takes, and seconds of computing.
@@ -61,6 +62,9 @@ STANDING = 0.9
 #: Difference of the focal lengths that is a wrong calibration, and the standard deviation at which
 #: the estimate can tell: three of them are less.
 FOCAL_DIFFERENCE, FOCAL_SIGMA = 0.10, 0.03
+#: Standard deviations from which on a readout time is none by chance, and the share of the time
+#: between images that is short: two of them are less.
+CERTAIN_SIGMAS, SHORT_READOUT = 5.0, 0.4
 #: Fields of view beyond which a calibration is probably of another image size.
 NARROW_DEG, WIDE_DEG = 15.0, 150.0
 
@@ -194,8 +198,7 @@ def check_recording(
         doubtful = trial.share < GOOD_SHARE and any(t.level is Level.PROBLEM for t in troubles)
         free = _Trial() if doubtful else _tried(recording, length, False, on_frame)
         findings.append(_compared_focal(intrinsics, free))
-    text = 'not measured: it looks like other motion. A global shutter is better'
-    findings.append(Finding(Level.NOTE, 'rolling shutter', text))
+    findings.append(_shutter(images))
     # Not more than was tracked can have been followed.
     proven = len(images) <= TRIAL_FRAMES
     verdict = _verdict(findings, troubles, trial, proven)
@@ -426,6 +429,22 @@ def _compared_focal(given: Intrinsics, free: _Trial) -> Finding:
         return Finding(Level.OK, 'focal length', text)
     change = 'calibrate this camera at this size and zoom, or use --camera none'
     return Finding(Level.PROBLEM, 'focal length', f'{text}: the calibration is wrong', change)
+
+
+def _shutter(images: Sequence[ImageMeasures]) -> Finding:
+    """Say whether the rows of an image are exposed together."""
+    subject, stamps_ns = 'rolling shutter', [image.stamp_ns for image in images]
+    readout = estimated_readout(stamps_ns, [image.deformation for image in images])
+    usual_s = float(np.median(np.diff(stamps_ns))) / NANOSECONDS if len(images) > 1 else 0.0
+    if readout is not None and readout.time_s > CERTAIN_SIGMAS * readout.sigma_s:
+        time_s = min(readout.time_s, usual_s)
+        text = f'the rows of an image take about {1e3 * time_s:.0f} ms'
+        change = f'set input.readout_time to {time_s:.3f}, or to what the data sheet says'
+        return Finding(Level.NOTE, subject, text, change)
+    if readout is None or 2 * readout.sigma_s > SHORT_READOUT * usual_s:
+        text = 'not measured: that takes a hundred images, and motion that changes its speed'
+        return Finding(Level.NOTE, subject, text)
+    return Finding(Level.OK, subject, 'not seen')
 
 
 def _verdict(

@@ -8,26 +8,20 @@ from r3_ros.core.parameter_fields import updated
 from r3_ros.input.rolling_shutter import RollingShutter
 from r3_ros.input.source import RawFrame, Source
 from r3_ros.offline.stream_run import undistorted_frames
+from rolling_texture import rolling_image, texture, WIDTH
 
-WIDTH, HEIGHT = 320, 240
 PERIOD_S, READOUT_S = 0.05, 0.04
 INSIDE = np.s_[30:-30, 30:-30]
 
 
-@pytest.fixture(scope='module')
-def texture():
-    noise = np.random.default_rng(4).integers(0, 256, (600, 800), dtype=np.uint8)
-    blurred = cv2.GaussianBlur(noise, (0, 0), 4.0)
-    return cv2.normalize(blurred, None, 0, 255, cv2.NORM_MINMAX)
+@pytest.fixture(scope='module', name='texture')
+def make_texture():
+    return texture()
 
 
 def seen(texture, velocity, time_s, readout_s=0.0):
-    """Return the image at a time of its middle row, at (2,) pixels per second of its content."""
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    time_s = time_s + (rows - (HEIGHT - 1) / 2) / HEIGHT * readout_s
-    x, y = columns - velocity[0] * time_s, rows - velocity[1] * time_s
-    places = [(p + 200).astype(np.float32) for p in (x, y)]
-    return cv2.remap(texture, *places, cv2.INTER_LINEAR)
+    """Return the image at a time, at (2,) pixels per second of its content."""
+    return rolling_image(texture, lambda t: (velocity[0] * t, velocity[1] * t), time_s, readout_s)
 
 
 def stamp(time_s):

@@ -1,6 +1,7 @@
 """What is wrong with a recording is found, and a good one is left alone."""
 
 from dataclasses import replace
+import re
 
 from classical_scene import draw, INTRINSICS, room, wander
 import cv2
@@ -13,6 +14,7 @@ from r3_ros.core.findings import Level
 from r3_ros.offline import recording_check
 from r3_ros.offline.recording_check import check_recording
 from r3_ros.offline.stream_run import FrameRecord
+from rolling_texture import rolling_image, texture
 
 COUNT = 40
 CAMERA = """\
@@ -43,6 +45,17 @@ def written(folder, images, stamps=None, camera=INTRINSICS):
     if camera is not None:
         (folder / 'camera.yaml').write_text(CAMERA.format(camera))
     return folder
+
+
+@pytest.fixture
+def rolling():
+    """Return images of a moving texture, ten a second, that take 60 ms each."""
+    seen = texture()
+
+    def at(times_s):
+        return 15 * np.sin(4.0 * times_s), 12 * np.sin(5.0 * times_s + 1.0)
+
+    return [rolling_image(seen, at, n / 10, 0.06) for n in range(110)]
 
 
 @pytest.fixture
@@ -79,6 +92,15 @@ def test_a_good_recording_should_work(tmp_path, images):
     assert '62 degrees wide' in found(check, 'calibration').text
     assert 'not measured' in found(check, 'rolling shutter').text
     assert stages.count('measuring') == stages.count('tracking') == COUNT
+
+
+def test_a_rolling_shutter_is_found_with_its_readout_time(tmp_path, rolling, tracks_all):
+    finding = found(
+        check_recording(written(tmp_path / 'a', rolling, camera=None)), 'rolling shutter'
+    )
+    assert finding.level is Level.NOTE
+    time_s = float(re.search(r'readout_time to ([0-9.]+)', finding.change)[1])
+    assert abs(time_s - 0.06) < 0.006
 
 
 def test_a_wrong_calibration_is_found(tmp_path):
