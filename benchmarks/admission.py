@@ -30,6 +30,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from classical_sequences import evaluated, load_sequence  # noqa: E402
 from r3_ros.classical.describe import describe, SIZE  # noqa: E402
+from r3_ros.classical.features import working_image  # noqa: E402
 from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.datatypes import (  # noqa: E402
     DepthMap,
@@ -97,7 +98,7 @@ def load_walk(folder: Path) -> Walk:
     T = np.stack([sequence.truth[i] for i in range(count)])
     descriptors, size = [], (0, 0)
     for frame in (frame for _, frame in zip(range(count), sequence.read(), strict=False)):
-        gray = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+        gray = working_image(frame.image)
         descriptors.append(describe(gray))
         size = (gray.shape[1], gray.shape[0])
     K = Intrinsics.from_K(sequence.K, *size)

@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 import numpy as np
+from r3_ros.core.resize_geometry import as_rgb
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.figures import encoded
 from r3_ros.evaluation.map_views import draw_from_outside, level_scene
@@ -48,7 +49,7 @@ def main() -> None:
 
 def _frame_at(recording: Path, stamp_ns: int) -> np.ndarray:
     with open_source(recording) as source:
-        return next(raw.image for raw in source if raw.stamp_ns == stamp_ns)
+        return next(as_rgb(raw.image) for raw in source if raw.stamp_ns == stamp_ns)
 
 
 def _show(axes: Any, image: np.ndarray) -> None:

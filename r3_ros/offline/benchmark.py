@@ -73,7 +73,8 @@ def through_lens(source: Source) -> EncodedRecording:
 
 
 def _encoded(image: np.ndarray, maps: np.ndarray) -> bytes:
-    bent = cv2.remap(image, maps, None, cv2.INTER_LINEAR)[..., ::-1]
+    bent = cv2.remap(image, maps, None, cv2.INTER_LINEAR)
+    bent = bent if bent.ndim == 2 else bent[..., ::-1]
     return cv2.imencode('.jpg', bent, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
 
 

@@ -218,7 +218,7 @@ def test_weights_with_an_error_model_say_what_a_good_score_is(predictor, monkeyp
 @pytest.mark.parametrize(
     ('image', 'reason'),
     [
-        (np.zeros(SIZE, np.uint8), 'red green blue'),
+        (np.zeros((*SIZE, 4), np.uint8), 'red green blue'),
         (np.zeros((*SIZE, 3), np.float32), 'array of uint8'),
     ],
 )

@@ -152,7 +152,7 @@ def test_images_of_another_size_are_refused(network):
     with pytest.raises(FrameError, match=r'154x112 pixels.*154x98.*model\.image_size'):
         restored.predict(frame(1, size=(120, 160), intrinsics=None), [0])
     with pytest.raises(FrameError, match='red green blue'):
-        restored.hold_image(1, np.zeros((100, 100), np.uint8))
+        restored.hold_image(1, np.zeros((100, 100, 4), np.uint8))
 
 
 def test_images_without_room_are_refused(network):

@@ -72,11 +72,13 @@ def test_stages_add_up_and_each_is_booked_where_it_is_spent(recording):
     assert measured['resident_peak_mib'] > 10
 
 
-def test_the_lens_is_undone_by_undistortion(tmp_path, monkeypatch):
+@pytest.mark.parametrize('shape', [(48, 1), (48, 1, 3)], ids=['grey', 'colour'])
+def test_the_lens_is_undone_by_undistortion(tmp_path, monkeypatch, shape):
     """The engine sees what was rendered, which the recording shows bent."""
     monkeypatch.setattr(benchmark, '_K1', 0.3)  # far more than the rounding of grey levels
     source = open_source(write_folder(tmp_path / 'walk', 1))
-    smooth = np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[None, :, None], (48, 1, 3))
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    smooth = np.tile(ramp.reshape(1, 64, *[1] * (len(shape) - 2)), shape)
     cv2.imwrite(str(source.entries[0][1]), smooth)
     recording = through_lens(source)
     undistort = Undistorter(recording.camera)
@@ -84,10 +86,11 @@ def test_the_lens_is_undone_by_undistortion(tmp_path, monkeypatch):
     frame: Frame = undistort.frame(RawFrame(0, distorted))
     K, K_source = frame.intrinsics, source.camera.intrinsics
     columns = (np.arange(64) - K.cx) / K.fx * K_source.fx + K_source.cx
-    expected = np.interp(columns, np.arange(64), smooth[0, :, 0])
+    expected = np.interp(columns, np.arange(64), ramp)
     inner = np.s_[4:-4, 4:-4]
-    error = np.abs(frame.image[..., 0] - expected)[inner].max()
-    assert error < 0.25 * np.abs(distorted[..., 0] - expected)[inner].max()
+    seen, before = (image.reshape(48, 64, -1)[..., 0] for image in (frame.image, distorted))
+    error = np.abs(seen - expected)[inner].max()
+    assert error < 0.25 * np.abs(before - expected)[inner].max()
 
 
 def test_sources_without_a_calibration_are_refused(tmp_path):

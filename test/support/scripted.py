@@ -29,6 +29,7 @@ from r3_ros.core.datatypes import (
 )
 from r3_ros.core.error_model import ErrorModel
 from r3_ros.core.geometry import inverse, make_T
+from r3_ros.core.resize_geometry import as_rgb
 from scipy.spatial.transform import Rotation
 
 #: Half the size of the room along x, y, z, in map units; the walk stays well inside.
@@ -372,7 +373,7 @@ def room_depth(
         frame_id=frame.frame_id,
         depth=depth.astype(np.float32),
         confidence=confidence.astype(np.float32),
-        image=frame.image[rows[:, None], columns],
+        image=as_rgb(frame.image[rows[:, None], columns]),
         intrinsics=K,
     )
 

@@ -23,6 +23,7 @@ from ...core.datatypes import DepthMap, Estimate, Frame, Intrinsics
 from ...core.errors import ConfigError, SourceError
 from ...core.geometry import inverse, transform, unproject
 from ...core.parameter_fields import updated
+from ...core.resize_geometry import as_rgb
 from ...core.trajectory_file import NANOSECONDS
 from ...factory import load_engine
 from ...input.open_source import open_source
@@ -158,7 +159,7 @@ def _write(path: Path, folder: Path, labels: _Labels) -> None:
                 depth = np.where(depth > 0, depth, there)
             name = f'{len(images):06d}'
             image = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
-            write_image(written / 'rgb' / f'{name}.jpg', image)
+            write_image(written / 'rgb' / f'{name}.jpg', as_rgb(image))
             write_depth(written / 'depth' / f'{name}.png', depth)
             images.append(f'rgb/{name}.jpg')
         about = labels.stamps_ns, labels.T_world_camera, camera, path.stem
