@@ -27,6 +27,8 @@ ENCODING_HINTS = (
     *'bayer_rggb16 bayer_bggr16 bayer_gbrg16 bayer_grbg16'.split(),
     *'yuv422 uyvy yuv422_yuy2 yuyv nv12 nv21'.split(),
 )
+#: Longest readout of a rolling shutter.
+LONGEST_READOUT_S = 0.2
 SCALE_SOURCES = ('none', 'fixed', 'model', 'odometry')
 #: Sources in a status or a saved map; ``user``: the scale was set by a service while running.
 REPORTED_SCALE_SOURCES = (*SCALE_SOURCES, 'user')
@@ -53,7 +55,7 @@ class InputConfig:
         0.0,
         'time from the first row of an image to the last, of a rolling shutter: rows are moved to '
         'where they are at the time of the middle one; 0: all rows are exposed together',
-        0.0, 0.2, 's',
+        0.0, LONGEST_READOUT_S, 's',
     )  # fmt: skip
     camera_info_timeout: float = param(
         2.0, 'time to wait for a calibration before estimating the focal length', 0.0, 60.0, 's'

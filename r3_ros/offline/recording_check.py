@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..classical.classical_predictor import ClassicalPredictor
-from ..core.config import R3Config
+from ..core.config import LONGEST_READOUT_S, R3Config
 from ..core.datatypes import Intrinsics
 from ..core.errors import CalibrationError, SourceError
 from ..core.findings import Finding, Level
@@ -436,6 +436,9 @@ def _shutter(images: Sequence[ImageMeasures]) -> Finding:
     subject, stamps_ns = 'rolling shutter', [image.stamp_ns for image in images]
     readout = estimated_readout(stamps_ns, [image.deformation for image in images])
     usual_s = float(np.median(np.diff(stamps_ns))) / NANOSECONDS if len(images) > 1 else 0.0
+    if not 0 < usual_s <= LONGEST_READOUT_S:
+        # Rows would take a small share of the time between images.
+        readout = None
     if readout is not None and readout.time_s > CERTAIN_SIGMAS * readout.sigma_s:
         time_s = min(readout.time_s, usual_s)
         text = f'the rows of an image take about {1e3 * time_s:.0f} ms'

@@ -33,6 +33,7 @@ from r3_ros.ros.outputs.health import Health
 from r3_ros.ros.outputs.messages import header_message
 from rclpy.clock import Clock
 from rclpy.logging import get_logger
+from rolling_texture import rolling_image, texture
 from ros_graph import image_message
 from scripted import START_NS
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
@@ -40,8 +41,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 pytestmark = pytest.mark.ros
 
 
-def camera_input(hint='', frame=''):
-    config = InputConfig(encoding_hint=hint)
+def camera_input(hint='', frame='', **options):
+    config = InputConfig(encoding_hint=hint, **options)
     return CameraInput(config, frame, 'image', Clock(), Health(), get_logger('camera'))
 
 
@@ -64,6 +65,20 @@ def test_an_image_is_copied_only_to_convert_it():
         tracemalloc.stop()
         assert peak // pixels.nbytes == copies, encoding
         assert np.shares_memory(frame.image, np.asarray(given.data)) == (copies == 0)
+
+
+def test_rows_of_a_rolling_shutter_are_moved_as_configured():
+    seen, left = texture(), []
+    for readout_s in (0.0, 0.04):
+        camera = camera_input(readout_time=readout_s)
+        for n in range(3):
+            image = rolling_image(seen, lambda t: (300 * t, 0 * t), n / 20, 0.04)
+            decoded = camera.read(image_message(START_NS + n * 50_000_000, image, 'mono8'))
+            camera.choose_calibration(decoded)
+            frame = camera.to_frame(decoded)
+        expected = rolling_image(seen, lambda t: (300 * t, 0 * t), 2 / 20).astype(int)
+        left.append(np.abs(frame.image - expected)[30:-30, 30:-30].mean())
+    assert left[1] < 0.25 * left[0]
 
 
 def worst(image, expected):
