@@ -58,7 +58,10 @@ def load_predictor(config: R3Config) -> Predictor:
     if config.model.name == 'classical':
         from .classical.classical_predictor import ClassicalPredictor
 
-        return ClassicalPredictor(config.classical, with_depth=config.model.depth)
+        own = config.classical
+        if config.input.readout_time:
+            own = replace(own, correct_rolling_shutter=False)
+        return ClassicalPredictor(own, with_depth=config.model.depth)
     with _libraries_for(f"model '{config.model.name}'"):
         from .model.loading import load_streaming
     return load_streaming(config.model, config.memory)

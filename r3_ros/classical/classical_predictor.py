@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -31,6 +32,7 @@ from .features import working_image
 from .landmarks import HeldFrame
 from .odometry import Mode, Odometry
 from .pinhole import Pinhole
+from .readout import MeasuredShutter
 from .saved_landmarks import KnownMap, landmarks_in
 from .sweep import sweep_size, Swept
 
@@ -44,6 +46,15 @@ MOST_COLORS = 10
 UNCONFIRMED_FACTOR = 0.3
 #: Smaller changes of a reported pose are not reported.
 SAME_POSE = 1e-9
+
+
+class _Described(NamedTuple):
+    """A frame, its image as if all rows were of one time, that in grey, and its descriptor."""
+
+    frame: Frame
+    image: np.ndarray
+    gray: np.ndarray
+    descriptor: np.ndarray
 
 
 class ClassicalPredictor:
@@ -72,7 +83,8 @@ class ClassicalPredictor:
         self._estimated = False
         self._noise = NoiseLevel()
         self._size = (0, 0)
-        self._described: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._shutter = MeasuredShutter()
+        self._described: _Described | None = None
         self._descriptors: dict[int, np.ndarray] = {}
         # Colour images of keyframes that may still be swept.
         self._colors: dict[int, np.ndarray] = {}
@@ -87,10 +99,11 @@ class ClassicalPredictor:
 
     def describe(self, frame: Frame) -> np.ndarray:
         """Return the frame's descriptor."""
-        gray = self._working_image(frame)
-        descriptor = describe.describe(gray)
-        self._described = (frame.frame_id, gray, descriptor)
-        return descriptor
+        if self._described is None or self._described.frame is not frame:
+            image = self._shutter.corrected(self._checked(frame), frame.stamp_ns)
+            gray = working_image(image)
+            self._described = _Described(frame, image, gray, describe.describe(gray))
+        return self._described.descriptor
 
     def predict(
         self, frame: Frame, context_ids: Sequence[int], depth: bool = True
@@ -99,20 +112,20 @@ class ClassicalPredictor:
 
         Depth is computed for keyframes only, regardless of ``depth``.
         """
-        if self._described is not None and self._described[0] == frame.frame_id:
-            _, gray, descriptor = self._described
-        else:
-            gray = self._working_image(frame)
-            descriptor = describe.describe(gray)
+        descriptor = self.describe(frame)
+        assert self._described is not None
+        image, gray = self._described.image, self._described.gray
         self._described = None
         odometry = self._odometry_for(frame, gray)
         by_similarity = sorted(context_ids, key=lambda i: -self._similarity(i, descriptor))
         outcome = odometry.step(frame.frame_id, gray, by_similarity)
+        if self._config.correct_rolling_shutter:
+            self._shutter.note(frame.stamp_ns, outcome.tracks, gray.shape)
         if outcome.keyframe:
             self._descriptors[frame.frame_id] = descriptor
         if outcome.keyframe and self._with_depth:
             size = sweep_size(odometry.camera)
-            small = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
+            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             self._colors[frame.frame_id] = as_rgb(small)
             while len(self._colors) > MOST_COLORS:
                 del self._colors[min(self._colors)]
@@ -135,6 +148,7 @@ class ClassicalPredictor:
             settled=outcome.settled,
             intrinsics_estimated=self._estimated,
             focal_sigma=odometry.focal_sigma,
+            readout_s=self._shutter.readout_s,
             unit_unsure=outcome.unit_unsure,
         )
 
@@ -185,6 +199,7 @@ class ClassicalPredictor:
         self._known = None
         self._intrinsics = None
         self._noise = NoiseLevel()
+        self._shutter = MeasuredShutter()
         self._described = None
         self._colors.clear()
         self._descriptors.clear()
@@ -194,8 +209,8 @@ class ClassicalPredictor:
         if self._odometry is not None:
             self._odometry.close()
 
-    def _working_image(self, frame: Frame) -> np.ndarray:
-        """Return the (h, w) uint8 grey image that the odometry works on.
+    def _checked(self, frame: Frame) -> np.ndarray:
+        """Return the image of a frame.
 
         :raises FrameError: wrong type or size.
         """
@@ -210,7 +225,7 @@ class ClassicalPredictor:
                 f'the image size changed from {self._size[0]}x{self._size[1]} to '
                 f'{width}x{height}: reset before sending images of another size'
             )
-        return working_image(frame.image)
+        return frame.image
 
     def _odometry_for(self, frame: Frame, gray: np.ndarray) -> Odometry:
         if self._odometry is not None:

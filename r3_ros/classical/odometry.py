@@ -98,6 +98,8 @@ class Outcome:
     :ivar unit_unsure: hardly any landmark was seen throughout, so the unit of length may have
         changed.
     :ivar elsewhere: the frame in the world of another segment, for comparison.
+    :ivar tracks: (N, 2) pixels of corners in the image before, and (N, 2) in this one; None if the
+        images were not related.
     """
 
     posed: bool
@@ -107,6 +109,7 @@ class Outcome:
     unconfirmed: bool = False
     unit_unsure: bool = False
     elsewhere: Elsewhere | None = None
+    tracks: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,8 @@ class Odometry:
         self._surer: Observations | None = None
         self._slots = np.zeros(0, np.int64)
         self._pixels = np.zeros((0, 2))
+        #: Of the newest image, as :attr:`Outcome.tracks`.
+        self._tracks: tuple[np.ndarray, np.ndarray] | None = None
         self._gray = np.empty((0, 0), np.uint8)
         self._T = np.eye(4)
         self._velocity = np.eye(4)
@@ -329,7 +334,7 @@ class Odometry:
             self.mode, self._lost_steps = Mode.LOST, 0
             return Outcome(False)
         self._unconfirmed = max(0, self._unconfirmed - 1)
-        return self._accept(frame_id, gray, fitted)
+        return replace(self._accept(frame_id, gray, fitted), tracks=self._tracks)
 
     def _step_lost(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int]) -> Outcome:
         """Track from the last good image, or find a known place; else start again."""
@@ -431,6 +436,7 @@ class Odometry:
     ) -> _Fitted | None:
         pixels, ok = track_fast(self._gray, gray, self._pixels, self._expected(T_guess))
         slots, pixels = self._slots[ok], pixels[ok].astype(np.float64)
+        self._tracks = self._pixels[ok], pixels
         fitted = self._fit(slots, self._without_drift(gray, slots, pixels), expected)
         if fitted is None or fitted.anew:
             return fitted

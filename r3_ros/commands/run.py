@@ -323,6 +323,11 @@ def _print_result(output: Path, result: RunResult, evaluation: dict[str, Any] | 
     if result.intrinsics_estimated and result.intrinsics is not None:
         verb = 'estimated' if frames['tracked'] else 'guessed'
         print(f'no calibration: focal length {verb} as {result.intrinsics.fx:.1f} pixels')
+    if result.readout_s:
+        print(
+            f'rolling shutter: rows take about {1e3 * result.readout_s:.0f} ms; corrected once '
+            f'certain, with --set input.readout_time={result.readout_s:.3f} from the first on'
+        )
     if result.scale.is_metric:
         print(f'lengths in metres: {result.scale.metres_per_unit:.4g} m per map unit')
     elif result.scale.awaited:

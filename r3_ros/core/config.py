@@ -177,6 +177,11 @@ class ClassicalConfig:
     fill_depth: bool = param(
         False, 'interpolate depth where the plane sweep has none, with a confidence below 1'
     )
+    correct_rolling_shutter: bool = param(
+        True,
+        'measure whether rows are exposed one after the other, and correct images since that is '
+        'certain; not if input.readout_time is set',
+    )
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,8 @@ class FramePrediction:
         are calibrated; NaN if the predictor does not estimate it.
     :ivar focal_sigma: relative standard deviation of an estimated focal length; 0 if it was given,
         or the predictor does not know.
+    :ivar readout_s: time from the first row to the last, of a rolling shutter that the predictor
+        measured and corrects; 0 without.
     :ivar unit_unsure: the unit of length may differ from that of the frames before.
     :ivar pose_token: (d,) float32 unit vector, the network's token for the camera pose of the
         frame; None if the predictor has none.
@@ -177,6 +179,7 @@ class FramePrediction:
     intrinsics_estimated: bool = False
     seen_fov_x: float = math.nan
     focal_sigma: float = 0.0
+    readout_s: float = 0.0
     unit_unsure: bool = False
     pose_token: np.ndarray | None = None
 
@@ -291,7 +294,7 @@ class Estimate:
     :ivar confidence_ratio: ratio of score to the session's reference score; 1.0 is nominal.
     :ivar corrected: ids of frames whose earlier poses changed in this step.
     :ivar evicted: ids of keyframes dropped from the bank since the last estimate.
-    :ivar seen_fov_x: as of :class:`FramePrediction`.
+    :ivar seen_fov_x: as of :class:`FramePrediction`, and so is ``readout_s``.
     :ivar metres_per_unit: length of a map unit, the unit of all of the above; None: unknown.
     """
 
@@ -317,4 +320,5 @@ class Estimate:
     map_revision: int = 0
     metres_per_unit: float | None = None
     seen_fov_x: float = math.nan
+    readout_s: float = 0.0
     timings_ms: Mapping[str, float] = field(default_factory=dict)

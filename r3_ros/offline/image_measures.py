@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from ..classical.features import coverage, find_corners, track_fast, working_image
+from ..classical.readout import Deformation, deformation_of
 from ..core.datatypes import Frame
 from ..input.source import RawFrame
 from ..streaming.image_check import ImageCheck
-from .readout import Deformation, deformation_of
 
 #: Corners in an image: several in each cell that :func:`coverage` counts.
 _CORNERS = 300

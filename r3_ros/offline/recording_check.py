@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ..classical.classical_predictor import ClassicalPredictor
-from ..core.config import LONGEST_READOUT_S, R3Config
+from ..classical.readout import estimated_readout
+from ..core.config import R3Config
 from ..core.datatypes import Intrinsics
 from ..core.errors import CalibrationError, SourceError
 from ..core.findings import Finding, Level
@@ -28,7 +29,6 @@ from ..input.source import RawFrame, Source
 from ..streaming.engine import Engine
 from .frame_record import FrameRecord
 from .image_measures import ImageMeasures, measure_images
-from .readout import estimated_readout
 from .stream_run import run_source, undistorted_frames
 
 #: Frames that are tracked: several times what the start takes, and seconds of computing.
@@ -62,9 +62,8 @@ STANDING = 0.9
 #: Difference of the focal lengths that is a wrong calibration, and the standard deviation at which
 #: the estimate can tell: three of them are less.
 FOCAL_DIFFERENCE, FOCAL_SIGMA = 0.10, 0.03
-#: Standard deviations from which on a readout time is none by chance, and the share of the time
-#: between images that is short: two of them are less.
-CERTAIN_SIGMAS, SHORT_READOUT = 5.0, 0.4
+#: Share of the time between images that is a short readout: two standard deviations are less.
+SHORT_READOUT = 0.4
 #: Fields of view beyond which a calibration is probably of another image size.
 NARROW_DEG, WIDE_DEG = 15.0, 150.0
 
@@ -435,16 +434,11 @@ def _shutter(images: Sequence[ImageMeasures]) -> Finding:
     """Say whether the rows of an image are exposed together."""
     subject, stamps_ns = 'rolling shutter', [image.stamp_ns for image in images]
     readout = estimated_readout(stamps_ns, [image.deformation for image in images])
-    usual_s = float(np.median(np.diff(stamps_ns))) / NANOSECONDS if len(images) > 1 else 0.0
-    if not 0 < usual_s <= LONGEST_READOUT_S:
-        # Rows would take a small share of the time between images.
-        readout = None
-    if readout is not None and readout.time_s > CERTAIN_SIGMAS * readout.sigma_s:
-        time_s = min(readout.time_s, usual_s)
-        text = f'the rows of an image take about {1e3 * time_s:.0f} ms'
-        change = f'set input.readout_time to {time_s:.3f}, or to what the data sheet says'
+    if readout is not None and readout.certain:
+        text = f'the rows of an image take about {1e3 * readout.time_s:.0f} ms'
+        change = f'set input.readout_time to {readout.time_s:.3f}, or to what the data sheet says'
         return Finding(Level.NOTE, subject, text, change)
-    if readout is None or 2 * readout.sigma_s > SHORT_READOUT * usual_s:
+    if readout is None or 2 * readout.sigma_s > SHORT_READOUT * readout.usual_s:
         text = 'not measured: that takes a hundred images, and motion that changes its speed'
         return Finding(Level.NOTE, subject, text)
     return Finding(Level.OK, subject, 'not seen')

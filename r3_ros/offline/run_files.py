@@ -425,6 +425,7 @@ def _camera(result: RunResult) -> dict[str, Any]:
     return {
         'calibrated': camera is not None,
         'focal_length_estimated': result.intrinsics_estimated,
+        'readout_time_measured_s': result.readout_s,
         'distortion_model': camera.distortion_model if camera and camera.is_distorted else 'none',
         'undistorted': None if intrinsics is None else asdict(intrinsics),
     }

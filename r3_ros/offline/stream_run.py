@@ -56,6 +56,7 @@ class RunResult:
     :ivar mode: ``stream`` or ``offline``.
     :ivar rejected: number of frames not processed, by reason.
     :ivar intrinsics: of the last undistorted frame.
+    :ivar readout_s: of the rolling shutter that the predictor measured; 0 without.
     :ivar last_depths: depth predicted after the last frame.
     :ivar events: what happened; ``depth_samples``: a few depth maps of it, for the report.
     :ivar wall_s: from the first frame to the last correction, reading included.
@@ -73,6 +74,7 @@ class RunResult:
     warnings: list[str] = field(default_factory=list)
     intrinsics: Intrinsics | None = None
     intrinsics_estimated: bool = False
+    readout_s: float = 0.0
     camera: CameraModel | None = None
     trajectory: TrajectoryView | None = None
     cloud: Cloud | None = None
@@ -249,6 +251,7 @@ def _process(
     result.events.note(record, frame.image)
     result.depth_samples.note(estimate.depths)
     result.intrinsics_estimated = estimate.intrinsics_estimated
+    result.readout_s = estimate.readout_s
     if on_frame is not None:
         on_frame(frame, estimate)
 

@@ -312,6 +312,7 @@ class Engine:
             intrinsics=prediction.intrinsics,
             intrinsics_estimated=prediction.intrinsics_estimated,
             seen_fov_x=prediction.seen_fov_x,
+            readout_s=prediction.readout_s,
             is_keyframe=memory.is_keyframe,
             confidence_translation=verdict.confidence_translation,
             confidence_rotation=verdict.confidence_rotation,

@@ -144,6 +144,13 @@ def _warnings(run: RunData) -> str:
             f'The camera is not calibrated: its focal length was estimated{found}. A calibration '
             'improves the accuracy most.'
         )
+    readout_s = camera.get('readout_time_measured_s', 0.0)
+    if readout_s:
+        warnings.append(
+            f'The camera has a rolling shutter: rows take about {1e3 * readout_s:.0f} ms. Images '
+            'are corrected since this was certain; from the first one on with '
+            f'--set input.readout_time={readout_s:.3f}.'
+        )
     warnings += run.summary.get('warnings', [])
     items = ''.join(f'<li>{escape(warning)}</li>' for warning in warnings)
     return f'<ul class="warnings">{items}</ul>' if items else ''

@@ -81,6 +81,7 @@ class Diagnostics:
             'resolution': health.resolution,
             'camera_info': health.camera_info,
             'rectified': health.rectified,
+            'readout_time_measured_s': health.readout_s,
             'qos_incompatible': '; '.join(incompatible.values()),
         }
         if not worker.running:

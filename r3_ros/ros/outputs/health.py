@@ -99,6 +99,8 @@ class Health:
     confidence_rotation: float = math.nan
     #: Field of view estimated by the model minus the calibrated one; NaN without either.
     fov_error_deg: float = math.nan
+    #: Of a rolling shutter, as the predictor measured it; 0 without.
+    readout_s: float = 0.0
     recoveries: int = 0
     times: deque[StepTimes] = field(default_factory=lambda: deque(maxlen=300))
     busy_s: float = 0.0
@@ -125,6 +127,7 @@ class Health:
         self.confidence_ratio = estimate.confidence_ratio
         self.confidence_translation = estimate.confidence_translation
         self.confidence_rotation = estimate.confidence_rotation
+        self.readout_s = estimate.readout_s
         self.fov_error_deg = math.nan
         if not estimate.intrinsics_estimated:
             error = estimate.seen_fov_x - estimate.intrinsics.fov_x
