@@ -33,7 +33,7 @@ PEAK_PLANES = 2
 #: Largest relative difference to neighbouring depths; beyond is an outlier or an edge.
 SMOOTH_SHARE = 0.06
 #: Neighbours used at most, and their baselines over the median depth.
-MOST_VIEWS = 4
+MOST_VIEWS = 3
 BASELINES = (0.04, 0.20)
 BEST_BASELINE = 0.11
 #: Neighbours turned by more than this overlap too little.
