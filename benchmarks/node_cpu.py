@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 import sys
@@ -29,6 +30,7 @@ from r3_ros.ros.outputs.messages import camera_info_message  # noqa: E402
 from r3_ros.ros.process import _Runner  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 import rclpy  # noqa: E402
+from rclpy.executors import ExternalShutdownException  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from ros_domain import Domain  # noqa: E402
 from ros_graph import CAMERA, image_message  # noqa: E402
@@ -65,7 +67,9 @@ def send_images(domain: int, encoding: str) -> None:
         count += 1
 
     node.create_timer(1 / RATE_HZ, send)
-    rclpy.spin(node)
+    # A signal ends it.
+    with suppress(ExternalShutdownException):
+        rclpy.spin(node)
 
 
 def cpu_by_thread() -> Counter[str]:
